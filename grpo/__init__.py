@@ -1,0 +1,1 @@
+"""Group-relative policy optimization: the algorithm and the run."""

@@ -1,0 +1,299 @@
+"""One pipeline's configuration: frozen, validated once, printed in full at the start of a run.
+
+A file holds differences from these defaults only. The stages of a pipeline (sft, train, evaluate)
+share one file, so that they cannot disagree about the task, the prompt or the model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cotree.grpo.config_algorithm import Dtype, Optimizer, PositiveFloat, PositiveInt, Strict, Train
+
+# --- the model -------------------------------------------------------------------------------
+
+
+class NewModel(Strict):
+    """A Qwen3 decoder with random weights and a character tokenizer, made on the spot."""
+
+    type: Literal["new"]
+    layers: PositiveInt = 4
+    width: PositiveInt = 192
+    heads: PositiveInt = 6
+    kv_heads: PositiveInt = 2
+    head_dim: Annotated[int, Field(ge=32)] = 32
+    """vLLM's CPU attention accepts 32, 64, 80, 96, 112, 128, 160, 192, 224, 256."""
+    mlp_width: PositiveInt = 512
+    max_positions: PositiveInt = 512
+    """Longest sequence the position embedding is built for, in tokens."""
+
+
+class PretrainedModel(Strict):
+    """A Hugging Face checkpoint: a local folder or a hub name. Remote code is never executed."""
+
+    type: Literal["pretrained"]
+    path: str
+    revision: str | None = None
+    """Hub commit or tag; pin one to make a run repeatable."""
+
+
+Model = Annotated[NewModel | PretrainedModel, Field(discriminator="type")]
+
+
+# --- the task and the prompt -----------------------------------------------------------------
+
+
+class ArithmeticTask(Strict):
+    """Nested integer expressions, generated; train and test problems never overlap."""
+
+    type: Literal["arithmetic"]
+    operands: tuple[PositiveInt, PositiveInt] = (3, 6)
+    """Fewest and most numbers in an expression; levels are equally likely."""
+    largest: Annotated[int, Field(ge=2)] = 20
+    """Every number and every intermediate value lies in 0..largest."""
+    num_train: PositiveInt = 20_000
+    num_test: PositiveInt = 1_000
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> ArithmeticTask:
+        low, high = self.operands
+        if low < 2 or high < low:
+            raise ValueError(
+                f"operands = {list(self.operands)} must be [low, high] with 2 <= low <= high."
+            )
+        return self
+
+
+class RowsTask(Strict):
+    """Question and answer rows from local JSONL/parquet files or the Hugging Face hub."""
+
+    type: Literal["rows"]
+    train: str
+    """Path of a .jsonl or .parquet file, or `hub:NAME[/SUBSET]:SPLIT`."""
+    test: str
+    question_field: str = "question"
+    answer_field: str = "answer"
+    answer_after: str | None = None
+    """Keep only what follows the last occurrence of this marker (GSM8K: `####`)."""
+
+
+Task = Annotated[ArithmeticTask | RowsTask, Field(discriminator="type")]
+
+
+class Prompt(Strict):
+    """How a question becomes the policy's prompt."""
+
+    template: str = "{question}\n"
+    """Must contain `{question}`; other braces are kept as they are."""
+    chat: bool = False
+    """Wrap the text as a user turn with the tokenizer's own chat template."""
+    system: str | None = None
+    """System turn; needs `chat = true`."""
+
+    @model_validator(mode="after")
+    def _has_the_question(self) -> Prompt:
+        if "{question}" not in self.template:
+            raise ValueError(f"prompt.template = {self.template!r} has no {{question}} in it.")
+        if self.system is not None and not self.chat:
+            raise ValueError(
+                "prompt.system has no effect without prompt.chat = true; set it or drop it."
+            )
+        return self
+
+
+# --- rewards ---------------------------------------------------------------------------------
+
+
+class RewardTerm(Strict):
+    """One reward function and its weight in the sum."""
+
+    name: str
+    """An installed name (`answer`, `format`, …), `module:function` or `path/file.py:function`."""
+    weight: float = 1.0
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Keyword arguments; checked against the function's signature at start-up."""
+
+
+class Grading(Strict):
+    """Where reward functions run and what happens when one fails."""
+
+    workers: PositiveInt = 1
+    """Child processes; each is killed and replaced when a reward function hangs or crashes."""
+    timeout_seconds: PositiveFloat = 5.0
+    """Wall-clock limit for all reward terms of one completion together."""
+    memory_bytes: PositiveInt = 2 << 30
+    """Address-space limit of a child process."""
+    max_failed_frac: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """A step in which a larger share of rollouts could not be graded stops the run."""
+
+
+# --- the inference engine --------------------------------------------------------------------
+
+
+class Generator(Strict):
+    """The vLLM actors."""
+
+    replicas: PositiveInt = 1
+    dtype: Dtype = "bfloat16"
+    max_model_len: PositiveInt = 512
+    """Prompt and completion together, in tokens."""
+    max_num_seqs: PositiveInt = 256
+    """Requests decoded at once."""
+    kv_cache_bytes: PositiveInt = 256 << 20
+    """Memory for the key-value cache of one replica (CPU and GPU alike)."""
+    threads: PositiveInt = 1
+    """OpenMP threads of one replica on a CPU. One makes sampling bit-deterministic."""
+    sync_tolerance_nats: PositiveFloat = 0.5
+    """Largest canary log-probability gap between engine and learner after a weight sync.
+    Digests already prove the weights; this bounds arithmetic differences (dtype, kernels)."""
+
+
+# --- cold start ------------------------------------------------------------------------------
+
+
+class GeneratedTraces(Strict):
+    """Worked solutions by a rule-based teacher that can be made to err like a real one."""
+
+    type: Literal["generated"]
+    slip_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of steps whose result is off by one or two."""
+    wrong_order_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of steps that ignore operator precedence where it matters."""
+
+
+class RowTraces(Strict):
+    """Prompt and solution rows from a local .jsonl/.parquet file or `hub:NAME[/SUBSET]:SPLIT`."""
+
+    type: Literal["rows"]
+    path: str
+    question_field: str = "question"
+    solution_field: str = "solution"
+
+
+Traces = Annotated[GeneratedTraces | RowTraces, Field(discriminator="type")]
+
+
+class Lora(Strict):
+    """Low-rank adapters instead of full weights. Source: Hu et al. 2021, arXiv:2106.09685."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class Learner(Strict):
+    """How one gradient is computed, for sft and train alike. None of this changes the gradient."""
+
+    dtype: Dtype = "bfloat16"
+    """bfloat16 is autocast over float32 master weights."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Most tokens in one forward pass, padding included."""
+    packing: bool = False
+    """Concatenate sequences instead of padding them; each still attends to itself only."""
+    processes: PositiveInt = 1
+    """Learner actors; gradients are summed over them."""
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
+    """`fsdp2` shards weights and optimizer state over the processes."""
+    gradient_checkpointing: bool = False
+    threads: PositiveInt = 1
+    """OpenMP threads of one process on a CPU."""
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _sharding_has_an_effect(self) -> Learner:
+        if self.processes == 1 and "sharding" in self.model_fields_set:
+            raise ValueError(
+                "learner.sharding has no effect with learner.processes = 1; "
+                "raise processes or drop it."
+            )
+        return self
+
+
+class Sft(Strict):
+    """Cold start: next-token cross-entropy on solutions, prompts masked out."""
+
+    traces: Traces
+    num_steps: PositiveInt
+    sequences_per_step: PositiveInt = 128
+    optimizer: Optimizer
+    save_every: PositiveInt = 100
+    """Steps between checkpoints."""
+
+
+# --- evaluation and the whole ----------------------------------------------------------------
+
+
+class Evaluate(Strict):
+    """Held-back problems, sampled from the policy."""
+
+    num_problems: PositiveInt = 500
+    samples: PositiveInt = 1
+    """Completions per problem."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _greedy_needs_one_sample(self) -> Evaluate:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                "evaluate.temperature = 0 gives the same completion each time; set samples = 1."
+            )
+        return self
+
+
+class Pipeline(Strict):
+    """One pipeline: a model, a task, and the stages that make the one solve the other."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    output_dir: str
+    """Folder of the run; `cotree` fills in runs/NAME from the file's name when it is not given."""
+    model: Model
+    task: Task
+    prompt: Prompt = Prompt()
+    rewards: tuple[RewardTerm, ...] = (RewardTerm(name="answer"),)
+    """The reward is their weighted sum. The first entry decides what counts as correct in
+    evaluations (value >= 1)."""
+    grading: Grading = Grading()
+    generator: Generator = Generator()
+    learner: Learner = Learner()
+    sft: Sft | None = None
+    train: Train | None = None
+    evaluate: Evaluate = Evaluate()
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> Pipeline:
+        if not self.rewards:
+            raise ValueError("rewards is empty: add at least one [[rewards]] with a name.")
+        names = [term.name for term in self.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError(f"rewards names repeat: {names}. Sum the weights into one entry.")
+        if isinstance(self.model, NewModel) and not isinstance(self.task, ArithmeticTask):
+            raise ValueError(
+                'model.type = "new" has a character tokenizer for arithmetic alone; '
+                'use model.type = "pretrained" for other tasks.'
+            )
+        if (
+            self.sft
+            and isinstance(self.sft.traces, GeneratedTraces)
+            and not isinstance(self.task, ArithmeticTask)
+        ):
+            raise ValueError(
+                'sft.traces.type = "generated" needs task.type = "arithmetic"; use rows.'
+            )
+        if isinstance(self.model, NewModel) and self.sft is None:
+            raise ValueError('model.type = "new" starts from random weights; add an [sft] section.')
+        longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]
+        if self.train:
+            longest.append(("train.rollout.max_tokens", self.train.rollout.max_tokens))
+        for name, tokens in longest:
+            if tokens >= self.generator.max_model_len:
+                raise ValueError(
+                    f"{name} = {tokens} leaves no room for a prompt in generator.max_model_len = "
+                    f"{self.generator.max_model_len}; raise max_model_len."
+                )
+        return self

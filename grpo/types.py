@@ -1,0 +1,103 @@
+"""What moves between steps and processes. Imports no torch; `Batch` only names its tensors.
+
+Shape letters used everywhere: P prompts, G completions per prompt, B = P * G rollouts,
+S tokens of prompt and completion together, T completion tokens, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cotree.rewards.types import Problem, Reward, Ungraded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "Completion",
+    "Group",
+    "Problem",
+    "PromptTokens",
+    "Rollout",
+    "SampleRequest",
+    "Stats",
+    "StopReason",
+    "Ungraded",
+]
+
+StopReason = Literal["stop", "length"]
+"""`stop`: the policy ended the completion itself. `length`: it was cut at `max_tokens`."""
+
+Stats = Mapping[str, float]
+"""One step's measurements, `section/name` -> number. Units are part of the name."""
+
+PromptTokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """A prompt and the seeds of the completions wanted for it, one completion per seed."""
+
+    problem: Problem
+    prompt_ids: PromptTokens
+    seeds: tuple[int, ...]
+    """A pure function of (run seed, step, problem id, sample index); see `grpo.seeds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Sampled tokens, their log-probabilities in nats, and who sampled them."""
+
+    token_ids: tuple[int, ...]
+    """Includes the end-of-sequence token when `stop_reason` is `stop`."""
+    logprobs: tuple[float, ...]
+    """Of the sampling distribution, temperature applied (vLLM's `processed_logprobs`)."""
+    text: str
+    """`token_ids` decoded without special tokens: what graders read."""
+    stop_reason: StopReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A graded completion; made once, when graded."""
+
+    completion: Completion
+    reward: Reward | Ungraded
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one problem: one object, never parallel lists."""
+
+    problem: Problem
+    prompt_ids: PromptTokens
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step's rollouts as CPU tensors, right-padded.
+
+    Position t scores token t given those before it. All but `token_ids` and `lengths`
+    are zero outside the completion.
+    """
+
+    token_ids: Tensor
+    """[B, S] int64, prompt then completion then padding (0)."""
+    lengths: Tensor
+    """[B] int64, prompt and completion tokens."""
+    mask: Tensor
+    """[B, S] bool, True on completion tokens that are trained on."""
+    behavior_logprobs: Tensor
+    """[B, S] float32, nats."""
+    advantages: Tensor
+    """[B, S] float32, one per token (constant over a rollout without process supervision)."""
+    weights: Tensor
+    """[B, S] float32: each token's share of the step's loss. Summing loss * weights over any
+    partition of the batch gives the whole step's loss; see `grpo.collate.token_weights`."""
+    num_tokens: int
+    """Trained tokens in the whole step."""

@@ -1,0 +1,1 @@
+"""Graders, step scorers and reward plugins. Never imports torch, ray or vllm."""

@@ -1,0 +1,79 @@
+"""What a reward function receives and returns. Imports nothing, so plugins can import it freely."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task: the question shown to the policy and the reference used to grade it."""
+
+    id: str
+    """Unique within the task; seeds and resume order are derived from it."""
+    prompt: str
+    """The text the policy sees, after the prompt template."""
+    reference: str
+    """The right answer. Graders see it; generators and searches never do."""
+    task: str
+    """Name of the task or data set the problem came from."""
+    question: str = ""
+    """The question before the prompt template; step scorers parse this."""
+
+
+class Verdict(StrEnum):
+    """What a rule can say about one reasoning step."""
+
+    VERIFIED = "verified"
+    REFUTED = "refuted"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True, slots=True)
+class StepScore:
+    """A score for one step of the completion's text."""
+
+    span: tuple[int, int]
+    """Characters [start, end) of the completion's text."""
+    value: float
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A score and the reason for it; the reason is what people read in the logs."""
+
+    value: float
+    reason: str
+    breakdown: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Value of each reward function by name, before weights. Filled by `combine`."""
+    steps: tuple[StepScore, ...] = ()
+    """In the order of the text, spans disjoint. Empty when no scorer looks at steps."""
+
+
+class Failure(StrEnum):
+    """Why a completion has no reward. None of these is the policy's fault."""
+
+    CRASH = "crash"
+    """The reward function raised, or its process died."""
+    TIMEOUT = "timeout"
+    """It ran past its time limit and was killed."""
+    INVALID = "invalid"
+    """It returned something that is not a finite number or a `Reward`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ungraded:
+    """The third outcome: could not grade. It is dropped, counted and shown; never a zero."""
+
+    failure: Failure
+    reason: str
+
+
+class GraderError(Exception):
+    """A reward function may raise this to say: I could not grade (a lost sandbox, say)."""
+
+
+RewardFn = Callable[..., "Reward | float"]
+"""`f(completion: str, problem: Problem, **options) -> Reward | float`. Pure: no side effects."""

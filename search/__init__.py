@@ -1,0 +1,1 @@
+"""Reasoning steps as token-exact segments. Never imports torch, ray or vllm."""
