@@ -57,6 +57,9 @@ class Completion:
     """Of the sampling distribution, temperature applied (vLLM's `processed_logprobs`)."""
     text: str
     """`token_ids` decoded without special tokens: what graders read."""
+    token_ends: tuple[int, ...]
+    """Characters of `text` decoded after each token: monotone, the last equals `len(text)`. A
+    token that completes no character, such as end-of-sequence, adds none."""
     stop_reason: StopReason
     policy_version: int
 
