@@ -1,0 +1,125 @@
+"""The layout of a run folder, and who may start or continue a run in it.
+
+Imports no torch, ray or vllm: `cotree check` answers at once, on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cotree.grpo.config import Pipeline
+from cotree.grpo.config_file import ConfigError, differing_keys, dump_toml, load_pipeline
+from cotree.grpo.provenance import record_start
+
+__all__ = ["ConfigError", "RunFolder", "Stage", "dump_toml", "load_pipeline"]
+
+Stage = Literal["sft", "train"]
+
+_FREE_ON_RESUME = ("num_steps", "save_every", "keep_checkpoints", "evaluate_every", "trackers")
+"""Last part of the keys that may differ when a run is resumed: they do not change a step."""
+
+_SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
+"""Sections the cold start depends on; the others may change between sft and train."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where the files of one pipeline's run are. `prepare` is the only method that writes."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> RunFolder:
+        return cls(Path(pipeline.output_dir))
+
+    @property
+    def config(self) -> Path:
+        """The configuration the train stage runs with."""
+        return self.root / "resolved_config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def base(self) -> Path:
+        """The model before any training, where the pipeline makes it."""
+        return self.root / "base"
+
+    @property
+    def sft(self) -> Path:
+        """The cold start's own folder, with the same layout: metrics, checkpoints, config."""
+        return self.root / "sft"
+
+    @property
+    def starts(self) -> Path:
+        """One line for each start: the stage, the code, the machine, the time."""
+        return self.root / "starts.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def stage(self, stage: Stage) -> RunFolder:
+        """The folder of one stage: `sft` has its own inside the run's."""
+        return RunFolder(self.sft) if stage == "sft" else self
+
+    def prepare(self, pipeline: Pipeline, *, stage: Stage, resume: bool) -> None:
+        """Makes the folder, saves the resolved configuration and who starts what there.
+
+        Raises:
+            ConfigError: a run is already there and `resume` is false; or `resume` is true and the
+                configuration differs in keys that change steps already taken; or the train stage
+                would start from a cold start made with another model, task or prompt.
+        """
+        own = self.stage(stage)
+        begun = own.metrics.exists() or own.checkpoints.exists()
+        if begun and not resume:
+            raise ConfigError(
+                f"{own.root} already holds a run of the {stage} stage. Add --resume to continue "
+                f"it, or keep it and choose another folder with --set output_dir=…, or remove it."
+            )
+        if begun and own.config.exists():
+            sections = _SHAPES_SFT if stage == "sft" else tuple(Pipeline.model_fields)
+            self._refuse(own.config, pipeline, sections, f"--resume would continue the {stage} run")
+        sft_config = RunFolder(self.sft).config
+        if stage == "train" and not begun and sft_config.exists():
+            sections = ("model", "task", "prompt", "sft")
+            self._refuse(sft_config, pipeline, sections, "train would start from the cold start")
+        own.root.mkdir(parents=True, exist_ok=True)
+        own.config.write_text(dump_toml(pipeline), encoding="utf-8")
+        record_start(self.starts, stage=stage, resume=resume)
+
+    def _refuse(
+        self, saved: Path, pipeline: Pipeline, sections: tuple[str, ...], what: str
+    ) -> None:
+        changed = differing_keys(load_pipeline(saved, []), pipeline)
+        blocking = {
+            key: pair
+            for key, pair in changed.items()
+            if key.split(".")[0] in sections
+            and key.split(".")[-1] not in _FREE_ON_RESUME
+            and key != "output_dir"
+        }
+        if blocking:
+            listed = "\n".join(
+                f"  {k}: {old} there, {new} now" for k, (old, new) in blocking.items()
+            )
+            raise ConfigError(
+                f"{what} in {saved.parent} under another configuration:\n{listed}\n"
+                "Set these back, or choose another folder with --set output_dir=…"
+            )
