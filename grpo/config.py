@@ -220,6 +220,9 @@ class Sft(Strict):
     optimizer: Optimizer
     save_every: PositiveInt = 100
     """Steps between checkpoints."""
+    threads: PositiveInt | None = None
+    """OpenMP threads of one learner in this stage, which shares a CPU with no engine; left out,
+    `learner.threads`."""
 
 
 # --- evaluation and the whole ----------------------------------------------------------------

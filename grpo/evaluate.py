@@ -1,0 +1,145 @@
+"""Accuracy on held-back problems, with an interval."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean, variance
+
+from cotree.grpo.config import Evaluate
+from cotree.grpo.generator import GeneratorGroup, Sampling
+from cotree.grpo.grader import GraderGroup
+from cotree.grpo.rollout_stats import is_correct
+from cotree.grpo.seeds import derive
+from cotree.grpo.types import Group, Problem, PromptTokens, SampleRequest
+from cotree.rewards.types import Reward
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """A share of problems solved and its 95 % interval over problems."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Problems."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One pass over the held-back problems."""
+
+    accuracy: Accuracy
+    groups: tuple[Group, ...]
+    ungraded: int
+    """Completions that could not be graded; they count neither way."""
+    truncated_frac: float
+    mean_tokens: float
+
+    def summary(self) -> dict[str, object]:
+        """The numbers without the samples, for JSON."""
+        return {
+            "accuracy": asdict(self.accuracy),
+            "ungraded": self.ungraded,
+            "truncated": self.truncated_frac,
+            "mean_tokens": self.mean_tokens,
+        }
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n independent problems.
+
+        center = (p + z^2 / 2n) / (1 + z^2 / n)
+        half   = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2)
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    share, z2 = successes / n, _Z * _Z
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def accuracy_interval(correct: Sequence[Sequence[bool]]) -> Accuracy:
+    """Mean accuracy and its 95 % interval, clustered by problem.
+
+    With one sample a problem this is Wilson's interval. With several, problems are the
+    independent unit and samples of one problem are not: the interval is mean +- z * s / sqrt(n)
+    over the problems' own means.
+
+    Args:
+        correct: for each problem, whether each of its graded samples was right; none empty.
+
+    Raises:
+        ValueError: there is no problem, or a problem has no graded sample.
+    """
+    if not correct or not all(correct):
+        raise ValueError("accuracy_interval needs at least one graded sample for every problem.")
+    n, means = len(correct), [fmean(row) for row in correct]
+    value = fmean(means)
+    if all(len(row) == 1 for row in correct):
+        low, high = wilson_interval(sum(row[0] for row in correct), n)
+        return Accuracy(value, low, high, n)
+    half = _Z * math.sqrt(variance(means) / n) if n > 1 else 1.0
+    return Accuracy(value, max(0.0, value - half), min(1.0, value + half), n)
+
+
+def evaluate(
+    problems: Sequence[Problem],
+    *,
+    encode: Callable[[str], PromptTokens],
+    generators: GeneratorGroup,
+    graders: GraderGroup,
+    settings: Evaluate,
+    seed: int,
+    min_version: int,
+) -> Evaluation:
+    """Samples and grades `settings.num_problems` problems, always the same ones.
+
+    Seeds depend on the run seed, the problem and the sample only, so two policies meet the same
+    random numbers (common random numbers: their difference has less noise than either).
+
+    Raises:
+        ValueError: the data set holds fewer problems than were asked for.
+    """
+    if settings.num_problems > len(problems):
+        raise ValueError(
+            f"evaluate.num_problems = {settings.num_problems}, but the test split has "
+            f"{len(problems)} problems. Lower it."
+        )
+    chosen = problems[: settings.num_problems]
+    requests = [
+        SampleRequest(
+            problem,
+            encode(problem.prompt),
+            tuple(derive(seed, "evaluate", problem.id, i) for i in range(settings.samples)),
+        )
+        for problem in chosen
+    ]
+    sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p)
+    completions = generators.submit(requests, sampling, min_version=min_version).result()
+    groups = graders.grade(
+        [(r.problem, r.prompt_ids, c) for r, c in zip(requests, completions, strict=True)]
+    )
+    return summarize(groups, first_term=graders.first_term)
+
+
+def summarize(groups: Sequence[Group], *, first_term: str) -> Evaluation:
+    """Accuracy over the graded completions of each problem; a problem without any is left out."""
+    correct: list[list[bool]] = []
+    ungraded = 0
+    for group in groups:
+        rewards = [r.reward for r in group.rollouts if isinstance(r.reward, Reward)]
+        ungraded += len(group.rollouts) - len(rewards)
+        if rewards:
+            correct.append([is_correct(reward, first_term=first_term) for reward in rewards])
+    sampled = [rollout.completion for group in groups for rollout in group.rollouts]
+    return Evaluation(
+        accuracy=accuracy_interval(correct),
+        groups=tuple(groups),
+        ungraded=ungraded,
+        truncated_frac=fmean(c.stop_reason == "length" for c in sampled),
+        mean_tokens=fmean(len(c.token_ids) for c in sampled),
+    )

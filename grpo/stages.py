@@ -1,0 +1,105 @@
+"""The stages of a pipeline, from a configuration to files in the run's folder."""
+
+import time
+from pathlib import Path
+
+from cotree.grpo.cluster import cluster
+from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.log import RunLog
+from cotree.grpo.result import add_seconds
+from cotree.grpo.run_folder import ConfigError, RunFolder
+from cotree.grpo.sampler import Sampler
+from cotree.grpo.supervised import run_sft
+from cotree.grpo.trainer import Trainer
+
+
+def starting_model(pipeline: Pipeline, folder: RunFolder) -> str:
+    """Path or name of the model that training starts from: the cold start's, if there is one.
+
+    Raises:
+        ConfigError: the pipeline has an [sft] section but no finished cold start.
+    """
+    if pipeline.sft is not None:
+        model = folder.sft / "model"
+        if not (model / "config.json").exists():
+            raise ConfigError(
+                f"the cold start has not been run: {model} does not exist. "
+                "Run `cotree sft` with the same configuration first."
+            )
+        return str(model)
+    assert not isinstance(pipeline.model, NewModel), "validated by Pipeline"
+    return pipeline.model.path
+
+
+def sft_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[str, object]:
+    """The cold start: writes RUN/sft/model.
+
+    Raises:
+        ConfigError: the pipeline has no [sft] section.
+    """
+    if pipeline.sft is None:
+        raise ConfigError("this configuration has no [sft] section; there is no cold start to run.")
+    folder = RunFolder.of(pipeline)
+    folder.prepare(pipeline, stage="sft", resume=resume)
+    if pipeline.sft.threads:
+        learner = pipeline.learner.model_copy(update={"threads": pipeline.sft.threads})
+        pipeline = pipeline.model_copy(update={"learner": learner})
+    started = time.perf_counter()
+    with (
+        cluster(pipeline, generators=0, learners=pipeline.learner.processes) as placement,
+        RunLog(
+            folder.stage("sft"),
+            num_steps=pipeline.sft.num_steps,
+            json_lines=json_lines,
+            trackers=pipeline.trackers,
+        ) as log,
+    ):
+        model = run_sft(
+            pipeline,
+            resume=resume,
+            log=log.write,
+            gpu_share=placement.gpu_share,
+            rewind=log.truncate_after,
+        )
+    seconds = time.perf_counter() - started
+    add_seconds(folder.result, "sft", seconds, resumed=resume)
+    return {"model": str(model), "seconds": seconds}
+
+
+def train_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[str, object]:
+    """Reinforcement: evaluates, trains, evaluates again; writes RUN/model and RUN/result.json.
+
+    Raises:
+        ConfigError: the pipeline has no [train] section, or its cold start is missing.
+    """
+    if pipeline.train is None:
+        raise ConfigError("this configuration has no [train] section; there is nothing to train.")
+    folder = RunFolder.of(pipeline)
+    model = starting_model(pipeline, folder)
+    folder.prepare(pipeline, stage="train", resume=resume)
+    with (
+        cluster(
+            pipeline, generators=pipeline.generator.replicas, learners=pipeline.learner.processes
+        ) as placement,
+        RunLog(
+            folder,
+            num_steps=pipeline.train.num_steps,
+            json_lines=json_lines,
+            trackers=pipeline.trackers,
+        ) as log,
+        Trainer(pipeline, folder, model, gpu_share=placement.gpu_share, log=log) as trainer,
+    ):
+        return trainer.run(resume=resume)
+
+
+def evaluate_stage(pipeline: Pipeline, *, model: Path | None) -> dict[str, object]:
+    """Accuracy of a checkpoint on the held-back problems; RUN/model unless `model` is given."""
+    folder = RunFolder.of(pipeline)
+    path = str(model) if model else str(folder.root / "model")
+    if not model and not (folder.root / "model" / "config.json").exists():
+        path = starting_model(pipeline, folder)
+    with (
+        cluster(pipeline, generators=pipeline.generator.replicas, learners=0) as placement,
+        Sampler(pipeline, path, gpu_share=placement.gpu_share) as sampler,
+    ):
+        return {"model": path} | sampler.evaluate(min_version=0).summary()

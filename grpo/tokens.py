@@ -1,0 +1,43 @@
+"""Text to prompt tokens, the same way in every stage."""
+
+from collections.abc import Callable
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cotree.grpo.config import Prompt
+from cotree.grpo.types import PromptTokens
+
+
+def load_tokenizer(path: str, *, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. Remote code is never executed."""
+    return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+
+
+def prompt_encoder(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt
+) -> Callable[[str], PromptTokens]:
+    """Encodes rendered prompts.
+
+    A chat template writes its own special tokens, so none are added to its text; a plain prompt
+    gets what the tokenizer adds (a begin-of-sequence token, where the model was trained with one).
+
+    Raises (when called):
+        ValueError: the prompt is empty, has characters the tokenizer does not know, or ends in an
+            end-of-sequence token, after which a model has nothing to say.
+    """
+    unknown = tokenizer.unk_token_id
+
+    def encode(text: str) -> PromptTokens:
+        ids = tuple(tokenizer.encode(text, add_special_tokens=not prompt.chat))
+        if not ids:
+            raise ValueError(f"the prompt {text!r} has no tokens; check prompt.template.")
+        if unknown is not None and unknown in ids:
+            raise ValueError(f"the tokenizer has no token for part of the prompt {text!r}.")
+        if ids[-1] == tokenizer.eos_token_id:
+            raise ValueError(
+                f"the tokenizer ends the prompt {text!r} with its end-of-sequence token; "
+                "use a tokenizer that does not append one, or prompt.chat = true."
+            )
+        return ids
+
+    return encode

@@ -1,0 +1,153 @@
+"""One training run: its actors, where it resumes, and the evaluations around the loop."""
+
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Self
+
+from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
+from cotree.grpo.config import Pipeline
+from cotree.grpo.evaluate import Evaluation
+from cotree.grpo.learner import LearnerGroup, LearnerSpec
+from cotree.grpo.log import RunLog
+from cotree.grpo.loop import Parts, evaluation_stats, train_loop
+from cotree.grpo.phases import Phases
+from cotree.grpo.result import add_seconds, read_result, update_result
+from cotree.grpo.rollout_source import RolloutSource
+from cotree.grpo.run_folder import RunFolder
+from cotree.grpo.sampler import Sampler
+from cotree.grpo.types import Stats
+from cotree.grpo.weights import Canary
+
+_CANARY_PROMPTS = 4
+
+
+class Trainer:
+    """Owns the learner, the engine and the order of prompts of one run."""
+
+    def __init__(
+        self, pipeline: Pipeline, folder: RunFolder, model: str, *, gpu_share: float, log: RunLog
+    ) -> None:
+        assert pipeline.train is not None, "checked by train_stage"
+        self._pipeline = pipeline
+        self._train = pipeline.train
+        self._folder = folder
+        self._model = model
+        self._gpu_share = gpu_share
+        self._log = log
+        self._phases = Phases()
+        self._actors = ExitStack()
+        self._sampler = Sampler(pipeline, model, gpu_share=gpu_share)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            # The learner starts while the engine does: actors come up side by side.
+            self._learner = LearnerGroup.start(self._learner_spec(), num_gpus=self._gpu_share)
+            starting.callback(self._learner.stop)
+            starting.enter_context(self._sampler)
+            self._actors = starting.pop_all()
+        self._source = RolloutSource(
+            problems=self._sampler.train_problems,
+            encode=self._sampler.encode,
+            generators=self._sampler.generators,
+            graders=self._sampler.graders,
+            train=self._train,
+            seed=self._pipeline.seed,
+            phases=self._phases,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._actors.close()
+
+    def run(self, *, resume: bool) -> dict[str, object]:
+        """Evaluates, trains to the last step, evaluates again, and leaves RUN/model."""
+        start = self._restore() if resume else 0
+        self._sync()  # at version 0 too: the proof covers the engine's own loading
+        if start == 0:
+            before = self._evaluate_to("accuracy_before", resumed=False)
+            self._log.write(0, evaluation_stats(before) | self._phases.take())
+        began = time.perf_counter()
+        train_loop(self._train, self._parts(), start=start)
+        add_seconds(self._folder.result, "train", time.perf_counter() - began, resumed=start > 0)
+        after = self._evaluate_to("accuracy_after", resumed=True)
+        self._log.write(self._train.num_steps, evaluation_stats(after))
+        self._export()
+        update_result(self._folder.result, {"steps": self._train.num_steps})
+        return read_result(self._folder.result)
+
+    def _parts(self) -> Parts:
+        return Parts(
+            source=self._source,
+            learner=self._learner,
+            sync=self._sync,
+            evaluate=lambda: self._sampler.evaluate(min_version=self._learner.policy_version()),
+            save=self._save,
+            log=self._log,
+            phases=self._phases,
+            first_term=self._pipeline.rewards[0].name,
+        )
+
+    def _learner_spec(self) -> LearnerSpec:
+        train = self._train
+        return LearnerSpec(
+            model_path=self._model,
+            learner=self._pipeline.learner,
+            optimizer=train.optimizer,
+            total_updates=train.num_steps * train.updates_per_step,
+            objective=train,
+            seed=self._pipeline.seed,
+            engine_dtype=self._pipeline.generator.dtype,
+        )
+
+    def _sync(self) -> Stats:
+        """Moves the weights; returns once every generator has proven that it holds them."""
+        tokens = tuple(
+            token
+            for problem in self._sampler.test_problems[:_CANARY_PROMPTS]
+            for token in self._sampler.encode(problem.prompt)
+        )
+        tokens = tokens[: self._pipeline.generator.max_model_len - 1]
+        canary = Canary(tokens, tuple(self._learner.logprobs([tokens], [1])[0]))
+        proofs = self._sampler.generators.load_weights(self._learner.weights(), canary)
+        return {
+            "sync/canary_max_gap_nats": max(proof.canary_max_gap_nats for proof in proofs),
+            "sync/proven_tensors": float(sum(proof.tensors for proof in proofs)),
+        }
+
+    def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:
+        began = time.perf_counter()
+        evaluation = self._sampler.evaluate(min_version=self._learner.policy_version())
+        update_result(self._folder.result, {key: asdict(evaluation.accuracy)})
+        add_seconds(self._folder.result, "evaluate", time.perf_counter() - began, resumed=resumed)
+        return evaluation
+
+    def _save(self, step: int) -> None:
+        position, pending = self._source.state()
+        save_checkpoint(
+            self._folder.root,
+            step=step,
+            state=position | {"policy_version": self._learner.policy_version()},
+            pending=pending,
+            write_learner=self._learner.save,
+        )
+        prune(self._folder.root, keep=self._train.keep_checkpoints)
+
+    def _restore(self) -> int:
+        checkpoint = latest(self._folder.root)
+        if checkpoint is None:
+            self._log.truncate_after(-1)
+            return 0
+        state, pending = load_checkpoint(checkpoint)
+        self._learner.load(checkpoint / "learner")
+        self._source.restore(state, pending)
+        self._log.truncate_after(state["step"])
+        return int(state["step"])
+
+    def _export(self) -> None:
+        checkpoint = latest(self._folder.root)
+        assert checkpoint is not None, "the last step is always saved"
+        shutil.copytree(
+            checkpoint / "learner" / "model", self._folder.root / "model", dirs_exist_ok=True
+        )
