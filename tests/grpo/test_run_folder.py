@@ -1,0 +1,122 @@
+"""Tests for grpo/run_folder.py: nobody's run is overwritten, and a resume is the same run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cotree.grpo.config import Pipeline
+from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
+
+TEXT = """
+model = { type = "new" }
+task = { type = "arithmetic" }
+[sft]
+num_steps = 5
+traces = { type = "generated" }
+optimizer = { learning_rate = 1e-3 }
+[train]
+num_steps = 3
+optimizer = { learning_rate = 1e-4 }
+"""
+
+
+def pipeline_in(folder: Path, *overrides: str) -> Pipeline:
+    path = folder / "tiny.toml"
+    path.write_text(TEXT)
+    return load_pipeline(path, [f"output_dir={folder / 'run'}", *overrides])
+
+
+def begin(folder: Path, *overrides: str, stage: str = "train") -> RunFolder:
+    """A run that was prepared and took a step."""
+    pipeline = pipeline_in(folder, *overrides)
+    run = RunFolder.of(pipeline)
+    run.prepare(pipeline, stage=stage, resume=False)
+    run.stage(stage).metrics.write_text('{"step": 1}\n')
+    return run
+
+
+def test_the_configuration_and_the_start_are_kept(tmp_path: Path):
+    run = begin(tmp_path)
+    assert load_pipeline(run.config, []) == pipeline_in(tmp_path)
+    (start,) = [json.loads(line) for line in run.starts.read_text().splitlines()]
+    assert start["stage"] == "train"
+    assert start["code"]["version"]
+    assert Path(start["code"]["path"]).name == "grpo"
+    assert start["machine"]["cores"] >= 1
+
+
+def test_an_existing_run_is_not_overwritten_and_both_ways_out_are_named(tmp_path: Path):
+    run = begin(tmp_path)
+    pipeline = pipeline_in(tmp_path)
+    with pytest.raises(ConfigError, match=r"--resume.*output_dir"):
+        run.prepare(pipeline, stage="train", resume=False)
+    run.prepare(pipeline, stage="train", resume=True)
+    assert len(run.starts.read_text().splitlines()) == 2
+
+
+def test_a_folder_that_never_took_a_step_can_be_started_again(tmp_path: Path):
+    pipeline = pipeline_in(tmp_path)
+    run = RunFolder.of(pipeline)
+    run.prepare(pipeline, stage="train", resume=False)
+    run.prepare(pipeline, stage="train", resume=False)
+
+
+def test_resume_without_an_earlier_run_starts_one(tmp_path: Path):
+    pipeline = pipeline_in(tmp_path)
+    RunFolder.of(pipeline).prepare(pipeline, stage="train", resume=True)
+
+
+def test_a_resume_lists_the_keys_that_differ(tmp_path: Path):
+    run = begin(tmp_path)
+    changed = pipeline_in(tmp_path, "seed=4", "train.prompts_per_step=16")
+    with pytest.raises(ConfigError) as caught:
+        run.prepare(changed, stage="train", resume=True)
+    assert "seed: 0 there, 4 now" in str(caught.value)
+    assert "train.prompts_per_step: 32 there, 16 now" in str(caught.value)
+    assert load_pipeline(run.config, []).seed == 0  # the refused configuration was not saved
+
+
+def test_a_resume_may_run_longer_and_save_more_often(tmp_path: Path):
+    run = begin(tmp_path)
+    keys = ("num_steps=9", "save_every=1", "keep_checkpoints=5", "evaluate_every=2")
+    longer = pipeline_in(tmp_path, *(f"train.{key}" for key in keys), "trackers=[]")
+    run.prepare(longer, stage="train", resume=True)
+    assert load_pipeline(run.config, []) == longer
+
+
+def test_a_run_that_was_moved_can_be_resumed(tmp_path: Path):
+    run = begin(tmp_path)
+    moved = run.root.rename(tmp_path / "moved")
+    pipeline = pipeline_in(tmp_path, f"output_dir={moved}")
+    RunFolder.of(pipeline).prepare(pipeline, stage="train", resume=True)
+
+
+def test_training_follows_the_cold_start_in_the_same_folder(tmp_path: Path):
+    run = begin(tmp_path, stage="sft")
+    assert run.sft.joinpath("resolved_config.toml").exists()
+    # The algorithm may change after the cold start; what the model was taught may not.
+    run.prepare(pipeline_in(tmp_path, "train.num_steps=4"), stage="train", resume=False)
+    changed = pipeline_in(tmp_path, "task.largest=30")
+    with pytest.raises(ConfigError, match=r"cold start(.|\n)*task\.largest: 20 there, 30 now"):
+        run.prepare(changed, stage="train", resume=False)
+
+
+def test_a_cold_start_can_be_resumed_with_another_algorithm_configured(tmp_path: Path):
+    run = begin(tmp_path, stage="sft")
+    run.prepare(pipeline_in(tmp_path, "train.prompts_per_step=4"), stage="sft", resume=True)
+    with pytest.raises(ConfigError, match=r"sft\.sequences_per_step"):
+        run.prepare(pipeline_in(tmp_path, "sft.sequences_per_step=4"), stage="sft", resume=True)
+
+
+def test_reading_a_configuration_loads_neither_torch_nor_ray_nor_vllm():
+    code = (
+        "import sys, cotree.grpo.run_folder\n"
+        "print([name for name in ('torch', 'ray', 'vllm') if name in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"
