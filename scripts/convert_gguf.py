@@ -2,8 +2,8 @@
 
     python scripts/convert_gguf.py MODEL.gguf models/NAME
 
-Weights are dequantized and kept in float32: the learner's master weights are float32 anyway, and the
-engine casts to its own dtype. Needs the `gguf` package: pip install 'cotree[smollm2]'.
+Weights are dequantized and kept in float32: the learner's master weights are float32 anyway, and
+the engine casts to its own dtype. Needs the `gguf` package: pip install 'cotree[smollm2]'.
 """
 
 import argparse
