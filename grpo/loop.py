@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cotree.grpo.collate import collate
+from cotree.grpo.collate import NothingToTrainError, collate
 from cotree.grpo.config_algorithm import Train
 from cotree.grpo.evaluate import Evaluation
 from cotree.grpo.filter import informative, shape_overlong, split_ungraded
@@ -12,7 +12,7 @@ from cotree.grpo.log import RunLog
 from cotree.grpo.phases import Phases
 from cotree.grpo.rollout_source import RolloutSource
 from cotree.grpo.rollout_stats import rollout_stats
-from cotree.grpo.types import Group, Stats
+from cotree.grpo.types import Batch, Group, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,8 @@ def train_loop(train: Train, parts: Parts, *, start: int) -> None:
         with parts.phases("step"):
             version = parts.learner.policy_version()
             groups, kept, stats = sample_step(train, parts, step=step, version=version)
-            if kept:
-                batch = collate(
-                    kept,
-                    advantage=train.advantage,
-                    aggregation=train.loss.aggregation,
-                    max_tokens=train.rollout.max_tokens,
-                    mask_truncated=train.mask_truncated,
-                )
+            batch = step_batch(train, kept)
+            if batch is not None:
                 with parts.phases("learn"):
                     stats |= parts.learner.step(batch)
                 with parts.phases("sync"):
@@ -101,6 +95,22 @@ def sample_step(
         kept[: train.prompts_per_step],
         stats | rollout_stats(groups, first_term=parts.first_term),
     )
+
+
+def step_batch(train: Train, kept: list[Group]) -> Batch | None:
+    """The step's batch, or None when nothing in it can teach: then the weights stay."""
+    if not kept:
+        return None
+    try:
+        return collate(
+            kept,
+            advantage=train.advantage,
+            aggregation=train.loss.aggregation,
+            max_tokens=train.rollout.max_tokens,
+            mask_truncated=train.mask_truncated,
+        )
+    except NothingToTrainError:
+        return None
 
 
 def evaluation_stats(evaluation: Evaluation) -> Stats:
