@@ -1,0 +1,452 @@
+"""The learner: model and optimizer. `step(batch)` moves the weights, `weights()` hands them out.
+
+`Learner` is one process of `world_size`; every process gets the whole batch and trains on its
+share of the rows. `grpo.learner_group` runs it in Ray actors.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub import save_torch_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cotree.grpo import config
+from cotree.grpo.collate import micro_batches, shard, split_rows
+from cotree.grpo.config_algorithm import Dtype, Optimizer, Train
+from cotree.grpo.learner_group import LearnerGroup
+from cotree.grpo.models import copy_tokenizer, load_model
+from cotree.grpo.objective import Objective, StepStatistics, micro_batch_loss
+from cotree.grpo.policy import Policy, check_policy, to_device
+from cotree.grpo.schedule import learning_rate
+from cotree.grpo.seeds import derive
+from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
+from cotree.grpo.types import Batch, Stats
+from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
+from cotree.grpo.weights import WeightUpdate, make_update
+
+__all__ = ["Learner", "LearnerGroup", "LearnerSpec", "NonFiniteError"]
+
+_TRAINING_STATE = "training_state.pt"
+_ADAPTER_FILE = "adapter_model.safetensors"
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is NaN or infinite. The optimizer did not move."""
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """Everything a learner process is built from; plain data."""
+
+    model_path: str
+    """The model that training starts from, and the reference policy of the KL penalty."""
+    learner: config.Learner
+    optimizer: Optimizer
+    total_updates: int
+    """Optimizer updates of the whole run (steps * updates_per_step); the schedule's length."""
+    objective: Objective
+    seed: int
+    """Of the adapters' initial weights; full training has nothing random."""
+    engine_dtype: Dtype = "bfloat16"
+    revision: str | None = None
+
+
+class Learner:
+    """One process of the learner. Its methods are collective: every process calls each alike."""
+
+    def __init__(self, spec: LearnerSpec, *, rank: int = 0, world_size: int = 1) -> None:
+        self._spec, self._rank, self._world_size = spec, rank, world_size
+        self._train: Train | None = None if spec.objective == "sft" else spec.objective
+        _use_deterministic_kernels(threads=spec.learner.threads)
+        self._accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if spec.learner.dtype == "bfloat16" else "no",
+        )
+        self._model = _trainable_model(spec)
+        self._model.to(self._accelerator.device)
+        check_policy(self._model, packing=spec.learner.packing)
+        policy = Policy(self._model, packing=spec.learner.packing)
+        self._policy = wrap(policy, self._accelerator, spec.learner.sharding)
+        self._reference = self._reference_policy()
+        self._parameters = {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
+        self._optimizer = _adamw(list(self._parameters.values()), spec.optimizer)
+        self._version = 0
+        self._updates = 0
+
+    # --- training ----------------------------------------------------------------------------
+
+    def step(self, batch: Batch) -> Stats:
+        """Trains on one step's rollouts and returns what was measured; the version grows by one.
+
+        Raises:
+            NonFiniteError: loss or gradient is NaN or infinite; the weights are as before the
+                failed update.
+        """
+        started = time.perf_counter()
+        measured = StepStatistics()
+        minibatches = self._plan(batch)
+        old_logprobs = [
+            self._old_logprobs(pieces) if len(minibatches) > 1 else [None] * len(pieces)
+            for pieces in minibatches
+        ]
+        updates = [
+            self._update(pieces, old, measured)
+            for pieces, old in zip(minibatches, old_logprobs, strict=True)
+        ]
+        self._version += 1
+        stats = measured.reduced(world_size=self._world_size, device=self._accelerator.device)
+        for name in ("loss", "grad_norm"):
+            stats[name] = sum(update[name] for update in updates) / len(updates)
+        stats["learning_rate"] = updates[-1]["learning_rate"]
+        stats["seconds"] = time.perf_counter() - started
+        return stats
+
+    def _plan(self, batch: Batch) -> list[list[Batch]]:
+        """This process's micro-batches of each update, on its device.
+
+        Every process gets the same number, or a collective operation would wait for ever; one
+        with fewer rows makes up for it with rows that have no trained token.
+        """
+        parts = [batch]
+        if self._train is not None and self._train.updates_per_step > 1:
+            parts = split_rows(
+                batch,
+                self._train.updates_per_step,
+                aggregation=self._train.loss.aggregation,
+                max_tokens=self._train.rollout.max_tokens,
+            )
+        plan: list[list[Batch]] = []
+        for part in parts:
+            shares = [
+                micro_batches(
+                    shard(part, rank=rank, world_size=self._world_size),
+                    max_tokens=self._spec.learner.micro_batch_tokens,
+                )
+                for rank in range(self._world_size)
+            ]
+            count = max(len(share) for share in shares)
+            if count == 0:
+                raise ValueError("the batch has no rows; skip the step when nothing is left of it.")
+            mine = shares[self._rank]
+            mine = mine + [_untrained(part)] * (count - len(mine))
+            plan.append([to_device(piece, self._accelerator.device) for piece in mine])
+        return plan
+
+    def _old_logprobs(self, pieces: list[Batch]) -> list[Tensor | None]:
+        """Log-probabilities under the weights as they are before the step's first update."""
+        with torch.no_grad():
+            return [self._logprobs(piece)[0] for piece in pieces]
+
+    def _update(
+        self, pieces: list[Batch], old: Sequence[Tensor | None], measured: StepStatistics
+    ) -> dict[str, float]:
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
+            with gradient_sync(self._policy, enabled=index == len(pieces) - 1):
+                logprobs, entropy = self._logprobs(piece)
+                loss, diagnostics = micro_batch_loss(
+                    self._spec.objective,
+                    piece,
+                    logprobs=logprobs,
+                    old_logprobs=old_logprobs,
+                    ref_logprobs=self._ref_logprobs(piece),
+                )
+                # The processes' gradients are averaged, but each token's weight is its share of
+                # the whole step, so they have to be summed.
+                (loss * self._world_size).backward()
+            loss_sum += loss.detach()
+            measured.add(piece, entropy, diagnostics)
+        if self._world_size > 1:
+            torch.distributed.all_reduce(loss_sum)
+        rate = learning_rate(
+            self._spec.optimizer, update=self._updates, total_updates=self._spec.total_updates
+        )
+        norm = total_norm(
+            list(self._parameters.values()), max_norm=self._spec.optimizer.max_grad_norm
+        )
+        if not (math.isfinite(float(loss_sum)) and math.isfinite(norm)):
+            self._optimizer.zero_grad()
+            raise NonFiniteError(
+                f"loss = {float(loss_sum)}, gradient norm = {norm} in update {self._updates} "
+                f"(policy v{self._version}); the optimizer did not move. Lower "
+                f"optimizer.learning_rate (now {rate:.3g}) or raise warmup_steps, and resume from "
+                "the last checkpoint; check rewards and log-probabilities for huge values."
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._updates += 1
+        return {"loss": float(loss_sum), "grad_norm": norm, "learning_rate": rate}
+
+    # --- log-probabilities -------------------------------------------------------------------
+
+    def logprobs(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        first: Sequence[int],
+        *,
+        temperature: float = 1.0,
+    ) -> list[list[float]]:
+        """Log-probabilities of given tokens, in nats, computed as in training.
+
+        Args:
+            token_ids: sequences.
+            first: per sequence, the index >= 1 of the first token wanted.
+            temperature: divides the logits; 1 is what an engine's raw prompt log-probabilities
+                and a `Canary` hold.
+
+        Returns:
+            Per sequence, one number for each token from `first` on.
+        """
+        results: list[list[float]] = []
+        for ids, start in zip(token_ids, first, strict=True):
+            tokens = torch.tensor([list(ids)], dtype=torch.int64)
+            mask = torch.arange(len(ids))[None] >= start
+            zeros = torch.zeros(mask.shape)
+            lengths = torch.tensor([len(ids)])
+            row = Batch(tokens, lengths, mask, zeros, zeros, zeros, len(ids) - start)
+            with torch.no_grad():
+                scored, _ = self._logprobs(
+                    to_device(row, self._accelerator.device), temperature=temperature
+                )
+            results.append(scored[0, start:].tolist())
+        return results
+
+    def _logprobs(
+        self, piece: Batch, *, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if temperature is None:
+            temperature = self._train.rollout.temperature if self._train else 1.0
+        with self._accelerator.autocast():
+            return self._policy(piece, temperature)
+
+    def _ref_logprobs(self, piece: Batch) -> Tensor | None:
+        if self._train is None or self._train.kl is None:
+            return None
+        disabled = (
+            self._model.disable_adapter() if isinstance(self._model, PeftModel) else nullcontext()
+        )
+        module = self._policy if self._reference is None else self._reference
+        with torch.no_grad(), disabled, self._accelerator.autocast():
+            return module(piece, self._train.rollout.temperature)[0]
+
+    def _reference_policy(self) -> nn.Module | None:
+        """A frozen copy of the starting model, where a KL penalty needs one.
+
+        With LoRA there is none: the model without its adapters is the reference.
+        """
+        if self._train is None or self._train.kl is None or self._spec.learner.lora is not None:
+            return None
+        model = load_model(
+            self._spec.model_path, dtype=torch.float32, revision=self._spec.revision
+        ).requires_grad_(requires_grad=False)
+        # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
+        policy = Policy(model.eval(), packing=self._spec.learner.packing)
+        if self._spec.learner.sharding == "ddp":
+            return policy.to(self._accelerator.device)
+        return wrap(policy, self._accelerator, self._spec.learner.sharding)
+
+    # --- weights and checkpoints -------------------------------------------------------------
+
+    def policy_version(self) -> int:
+        """Steps taken since the starting model."""
+        return self._version
+
+    def weights(self) -> WeightUpdate | None:
+        """The policy's weights for the engines; None from every process but the first."""
+        named = self._checkpoint_weights()
+        if self._rank != 0:
+            return None
+        dtype = cast(torch.dtype, getattr(torch, self._spec.engine_dtype))
+        return make_update(named.items(), version=self._version, dtype=dtype)
+
+    def save(self, folder: Path) -> None:
+        """Writes everything `load` needs, and `folder/model`, a checkpoint that engines load.
+
+        `model` holds full float32 weights, adapters merged, and the tokenizer; `adapter` (LoRA)
+        the adapters and the name of the base model; `training_state.pt` the optimizer's state.
+        """
+        self.save_model(folder / "model")
+        optimizer = {
+            name: {
+                key: whole(value).cpu()
+                for key, value in self._optimizer.state.get(parameter, {}).items()
+            }
+            for name, parameter in self._parameters.items()
+        }
+        full = self._whole_state() if isinstance(self._model, PeftModel) else None
+        if self._rank != 0:
+            return
+        if isinstance(self._model, PeftModel):
+            adapter = get_peft_model_state_dict(
+                self._model, state_dict=full, save_embedding_layers=False
+            )
+            (folder / "adapter").mkdir(parents=True, exist_ok=True)
+            save_file(adapter, folder / "adapter" / _ADAPTER_FILE)
+            self._model.peft_config[ADAPTER].save_pretrained(str(folder / "adapter"))
+        torch.save(
+            {"optimizer": optimizer, "updates": self._updates, "policy_version": self._version},
+            folder / _TRAINING_STATE,
+        )
+
+    def save_model(self, folder: Path) -> None:
+        """Writes the policy alone as a Hugging Face checkpoint: float32, adapters merged."""
+        named = self._checkpoint_weights()
+        if self._rank != 0:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        save_torch_state_dict({n: t.contiguous() for n, t in named.items()}, folder)
+        network = self._network()
+        network.config.save_pretrained(folder)
+        if network.generation_config is not None:
+            network.generation_config.save_pretrained(folder)
+        copy_tokenizer(self._spec.model_path, folder, revision=self._spec.revision)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, bit for bit; any number of processes may do so.
+
+        Raises:
+            FileNotFoundError: the folder is not a learner's checkpoint.
+            ValueError: it belongs to another model.
+        """
+        if not (folder / _TRAINING_STATE).is_file():
+            raise FileNotFoundError(f"{folder} has no {_TRAINING_STATE}; it is not a checkpoint.")
+        saved = torch.load(folder / _TRAINING_STATE, weights_only=True, map_location="cpu")
+        if saved["optimizer"].keys() != self._parameters.keys():
+            odd = sorted(saved["optimizer"].keys() ^ self._parameters.keys())
+            raise ValueError(
+                f"{folder} was saved by another model or LoRA setting: {len(odd)} parameters "
+                f"differ, the first is {odd[0]!r}. Resume with the configuration that saved it."
+            )
+        values = self._saved_values(folder)
+        for name, target in self._model.state_dict().items():
+            if name in values:
+                assign(target, values[name])
+        for name, parameter in self._parameters.items():
+            self._optimizer.state[parameter] = {
+                key: like(parameter, value) if value.shape == parameter.shape else value
+                for key, value in saved["optimizer"][name].items()
+            }
+            if not saved["optimizer"][name]:
+                del self._optimizer.state[parameter]
+        self._updates = int(saved["updates"])
+        self._version = int(saved["policy_version"])
+
+    def _saved_values(self, folder: Path) -> dict[str, Tensor]:
+        """Trained weights of a checkpoint by the model's own names."""
+        if isinstance(self._model, PeftModel):
+            adapter = load_file(folder / "adapter" / _ADAPTER_FILE)
+            return {
+                f"{name.removesuffix('.weight')}.{ADAPTER}.weight": value
+                for name, value in adapter.items()
+            }
+        return dict(load_model(str(folder / "model"), dtype=torch.float32).state_dict())
+
+    def _network(self) -> PreTrainedModel:
+        model = self._model
+        return cast(
+            PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model
+        )
+
+    def _checkpoint_weights(self) -> dict[str, Tensor]:
+        network = self._network()
+        state = {name: whole(value) for name, value in network.state_dict().items()}
+        return {
+            name: value.cpu() for name, value in checkpoint_weights(network, state).items()
+        }
+
+    def _whole_state(self) -> dict[str, Tensor]:
+        return {name: whole(value).cpu() for name, value in self._model.state_dict().items()}
+
+
+def _use_deterministic_kernels(*, threads: int) -> None:
+    torch.set_num_threads(threads)
+    on_gpu = torch.cuda.is_available()
+    # Some CUDA kernels have no deterministic version; a CPU has them all.
+    torch.use_deterministic_algorithms(mode=True, warn_only=on_gpu)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
+    """The starting model in float32, without dropout, with adapters when asked for.
+
+    Dropout would make the log-probabilities of training differ from those that were sampled.
+    """
+    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    if spec.learner.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    lora = spec.learner.lora
+    if lora is None:
+        return model
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),
+        target_modules=targets,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with _seeded(derive(spec.seed, "lora")):
+        return cast(PeftModel, get_peft_model(model, settings))
+
+
+def _adamw(parameters: list[nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, as norms and biases have no scale to keep small."""
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        fused=True,
+    )
+
+
+def _untrained(batch: Batch) -> Batch:
+    """One two-token row of the batch with nothing to train on."""
+    zeros = torch.zeros((1, 2))
+    return Batch(
+        token_ids=batch.token_ids[:1, :2],
+        lengths=torch.tensor([2]),
+        mask=torch.zeros((1, 2), dtype=torch.bool),
+        behavior_logprobs=zeros,
+        advantages=zeros,
+        weights=zeros,
+        num_tokens=batch.num_tokens,
+    )

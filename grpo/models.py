@@ -1,0 +1,163 @@
+"""Models and tokenizers: made on the spot with random weights, or loaded from a checkpoint.
+
+Remote code of a checkpoint is never executed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from cotree.grpo.config import NewModel
+
+PAD, EOS = "<pad>", "<eos>"
+VOCABULARY_MULTIPLE = 32
+"""Embedding rows are padded to a multiple of this: matrix products like even shapes."""
+
+
+def create_model(model: NewModel, folder: Path, *, alphabet: Sequence[str], seed: int) -> None:
+    """Writes a Qwen3 with random weights and a tokenizer over `alphabet` to `folder`.
+
+    Embeddings and head are tied, weights are float32 safetensors. The same arguments give the
+    same bytes.
+
+    Args:
+        model: sizes.
+        folder: created when missing; holds config, weights and tokenizer, as a hub checkpoint.
+        alphabet: the tokens besides `<pad>` and `<eos>`: characters, and strings such as
+            `<think>` that become one token.
+        seed: of the weights.
+
+    Raises:
+        ValueError: the alphabet repeats a token, or has an empty or a special one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = character_tokenizer(alphabet, max_positions=model.max_positions)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=model.width,
+        intermediate_size=model.mlp_width,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        max_position_embeddings=model.max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
+        bos_token_id=None,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        network = Qwen3ForCausalLM(config).to(torch.float32)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def character_tokenizer(alphabet: Sequence[str], *, max_positions: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are exactly `alphabet`, longest match first, `<pad>` and `<eos>`.
+
+    There is no unknown token: text outside the alphabet is an error (see `encode_checked`).
+    The vocabulary is filled up with `<unused_0>`, … which no text encodes to, so that every
+    row of the embedding has a name if an untrained policy samples it.
+    """
+    if len(set(alphabet)) != len(alphabet) or not all(alphabet) or {PAD, EOS} & set(alphabet):
+        raise ValueError(
+            f"alphabet must hold distinct, non-empty tokens other than {PAD!r} and {EOS!r}; "
+            f"got {list(alphabet)}."
+        )
+    words = [PAD, EOS, *alphabet]
+    filler = -len(words) % VOCABULARY_MULTIPLE
+    words += [f"<unused_{index}>" for index in range(filler)]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}))
+    longest_first = sorted(alphabet, key=len, reverse=True)
+    pattern = "|".join([*(_escaped(word) for word in longest_first), r"[\s\S]"])
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_positions,
+    )
+
+
+def _escaped(word: str) -> str:
+    """`word` for the Oniguruma regex: letters and digits as they are, the rest by code point."""
+    return "".join(c if re.match(r"[A-Za-z0-9]", c) else f"\\x{{{ord(c):X}}}" for c in word)
+
+
+def encode_checked(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Token ids of `text`, without special tokens added; text it cannot express is an error.
+
+    Raises:
+        ValueError: the tokenizer has no token for part of the text, or writes "unknown" for it.
+    """
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.model, models.WordLevel) and backend.pre_tokenizer is not None:
+        vocabulary = backend.get_vocab()
+        for piece, (start, _) in backend.pre_tokenizer.pre_tokenize_str(text):
+            if piece not in vocabulary:
+                raise ValueError(_unknown(piece, start, text))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = cast(list[int], encoded["input_ids"])
+    offsets = cast(list[tuple[int, int]], encoded["offset_mapping"])
+    for token_id, (start, end) in zip(ids, offsets, strict=True):
+        is_unknown = tokenizer.unk_token_id is not None and token_id == tokenizer.unk_token_id
+        if is_unknown and text[start:end] != tokenizer.unk_token:
+            raise ValueError(_unknown(text[start:end], start, text))
+    return ids
+
+
+def _unknown(piece: str, start: int, text: str) -> str:
+    return (
+        f"the tokenizer has no token for {piece!r} (character {start} of {text[:80]!r}); "
+        "use a model whose vocabulary covers the text, or change the text."
+    )
+
+
+def load_model(
+    path: str, *, dtype: torch.dtype | str, revision: str | None = None
+) -> PreTrainedModel:
+    """The causal language model at `path`, a local folder or a hub name, weights in `dtype`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no such checkpoint on the hub.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, revision=revision, trust_remote_code=False
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"cannot load a model from {path!r} (folder exists: {Path(path).is_dir()}): {error}. "
+            "Run the stage that makes it (`cotree sft`), correct model.path, or download it; "
+            "with HF_HUB_OFFLINE=1 hub names work only when they are in the local cache."
+        ) from error
+    return cast(PreTrainedModel, model)
+
+
+def copy_tokenizer(source: str, folder: Path, *, revision: str | None = None) -> None:
+    """Writes the tokenizer and the generation settings of checkpoint `source` to `folder`."""
+    from transformers import AutoTokenizer, GenerationConfig  # noqa: PLC0415 (slow to import)
+
+    AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False).save_pretrained(
+        folder
+    )
+    if (Path(source) / "generation_config.json").is_file():
+        GenerationConfig.from_pretrained(source).save_pretrained(folder)
+

@@ -1,0 +1,122 @@
+"""One micro-batch's share of the loss, and the sums that a step's statistics are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cotree.grpo.config_algorithm import Train
+from cotree.grpo.loss import policy_loss
+from cotree.grpo.types import Batch
+
+Objective = Literal["sft"] | Train
+"""Cross-entropy, or the policy gradient that the train section configures."""
+
+
+def micro_batch_loss(
+    objective: Objective,
+    batch: Batch,
+    *,
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The micro-batch's share of the step's loss, and per-token diagnostics.
+
+        loss = (per_token * batch.weights).sum()
+
+    with per_token = -logprobs for "sft", else `grpo.loss.policy_loss`.
+
+    Args:
+        objective: what is minimised.
+        batch: B rows; its weights are shares of the whole step.
+        logprobs: [B, S] nats, carries the gradient.
+        old_logprobs: [B, S] by the learner before the step's first update; None when the step
+            makes one update, where they are `logprobs` itself.
+        ref_logprobs: [B, S] of the reference policy, given exactly when the objective has `kl`.
+
+    Returns:
+        Scalar loss and diagnostics [B, S], empty for "sft".
+    """
+    if objective == "sft":
+        return -(logprobs * batch.weights).sum(), {}
+    per_token, diagnostics = policy_loss(
+        objective.loss,
+        objective.correction,
+        objective.kl,
+        logprobs=logprobs,
+        old_logprobs=logprobs.detach() if old_logprobs is None else old_logprobs,
+        behavior_logprobs=batch.behavior_logprobs,
+        ref_logprobs=ref_logprobs,
+        advantages=batch.advantages,
+        mask=batch.mask,
+    )
+    return (per_token * batch.weights).sum(), diagnostics
+
+
+_SUMS = ("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl")
+_MAXIMA = ("ratio", "abs_mismatch")
+
+
+class StepStatistics:
+    """Sums and maxima over a step's trained tokens, kept in float64; one reduction at the end."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(_SUMS, 0.0)
+        self._maxima = dict.fromkeys(_MAXIMA, 0.0)
+        self._is_policy = False
+        self._has_kl = False
+
+    def add(self, batch: Batch, entropy: Tensor, diagnostics: dict[str, Tensor]) -> None:
+        """Takes in a micro-batch: [B, S] entropy and the diagnostics of `micro_batch_loss`."""
+        self._sums["tokens"] += float(batch.mask.sum())
+        self._sums["entropy"] += _total(entropy)
+        if not diagnostics:
+            return
+        mismatch = diagnostics["mismatch"].double()  # old - behavior, samples from behavior
+        self._is_policy = True
+        self._sums["clipped"] += _total(diagnostics["clipped"])
+        self._sums["weight"] += _total(diagnostics["correction_weight"])
+        self._sums["abs_mismatch"] += _total(mismatch.abs())
+        self._sums["k1"] += _total(-mismatch)
+        self._sums["k3"] += _total(mismatch.expm1() - mismatch)
+        if "kl" in diagnostics:
+            self._has_kl = True
+            self._sums["kl"] += _total(diagnostics["kl"])
+        if batch.mask.any():
+            maxima = {"ratio": diagnostics["ratio"], "abs_mismatch": mismatch.abs()}
+            for name, value in maxima.items():
+                self._maxima[name] = max(self._maxima[name], float(value.max()))
+
+    def reduced(self, *, world_size: int, device: torch.device) -> dict[str, float]:
+        """Means and maxima over all processes, under the names that metrics files use."""
+        sums = torch.tensor([self._sums[name] for name in _SUMS], dtype=torch.float64)
+        maxima = torch.tensor([self._maxima[name] for name in _MAXIMA], dtype=torch.float64)
+        if world_size > 1:
+            sums, maxima = sums.to(device), maxima.to(device)
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(maxima, op=torch.distributed.ReduceOp.MAX)
+        total = dict(zip(_SUMS, sums.tolist(), strict=True))
+        largest = dict(zip(_MAXIMA, maxima.tolist(), strict=True))
+        tokens = max(1.0, total["tokens"])
+        stats = {"tokens": total["tokens"], "entropy_nats": total["entropy"] / tokens}
+        if self._is_policy:
+            stats |= {
+                "clip_frac": total["clipped"] / tokens,
+                "ratio_max": largest["ratio"],
+                "correction/mean_weight": total["weight"] / tokens,
+                "mismatch/mean_abs_nats": total["abs_mismatch"] / tokens,
+                "mismatch/max_abs_nats": largest["abs_mismatch"],
+                "mismatch/kl_nats": total["k1"] / tokens,
+                "mismatch/kl_k3_nats": total["k3"] / tokens,
+            }
+        if self._has_kl:
+            stats["kl_ref_nats"] = total["kl"] / tokens
+        return stats
+
+
+def _total(values: Tensor) -> float:
+    """The sum in float64; diagnostics are zero outside the mask."""
+    return float(values.detach().double().sum())

@@ -1,0 +1,191 @@
+"""Log-probabilities and entropy of given tokens under a causal language model.
+
+The trunk's last hidden state is scored at the trained positions only, chunk by chunk: no
+[B, S, V] tensor exists at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cotree.grpo.types import Batch
+from cotree.kernels.token_logprobs import token_logprobs
+
+CHUNK_LOGITS = 1 << 26
+"""Logits the kernel holds at once: 256 MiB in float32."""
+AGREEMENT_NATS = 1e-3
+"""Largest gap between our log-probabilities and the model's own, both in float32."""
+
+
+def policy_logprobs(
+    model: PreTrainedModel | PeftModel, batch: Batch, *, temperature: float, packing: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every trained token given those before it, and the entropy there.
+
+        logprobs[b, t] = log_softmax(logits(token_ids[b, :t]) / temperature)[token_ids[b, t]]
+
+    Rows are right-padded, so causal attention alone keeps padding out of every trained token and
+    no attention mask is passed. With `packing` the rows' real tokens are laid end to end in one
+    row whose position ids restart; transformers derives the block-diagonal mask from them.
+
+    Args:
+        model: on the batch's device. Carries the gradient.
+        batch: B rows of at most S tokens. `mask` must be False at position 0, which nothing
+            predicts.
+        temperature: divides the logits, as the engine did when it sampled.
+        packing: the layout; the result is the same.
+
+    Returns:
+        [B, S] float32 log-probabilities and [B, S] float32 entropy, both in nats and zero
+        outside `mask`.
+    """
+    if bool(batch.mask[:, 0].any()):
+        raise ValueError("batch.mask is True at position 0, which has no prediction; prompt it.")
+    network = _network(model)
+    hidden = _packed_hidden(network, batch) if packing else _padded_hidden(network, batch)
+    rows, columns = torch.nonzero(batch.mask, as_tuple=True)
+    hidden_ND = hidden(rows, columns - 1)
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        # What autocast does to the head's matrix product in the model's own forward.
+        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
+    head = cast(nn.Linear, network.get_output_embeddings())
+    logprobs_N, entropy_N = token_logprobs(
+        hidden_ND,
+        head.weight,
+        batch.token_ids[rows, columns],
+        bias=cast("Tensor | None", getattr(head, "bias", None)),
+        temperature=temperature,
+        chunk_tokens=max(1, CHUNK_LOGITS // head.weight.shape[0]),
+        logit_scale=_logit_scale(network.config),
+    )
+    empty = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden_ND.device)
+    return (
+        empty.index_put((rows, columns), logprobs_N),
+        empty.index_put((rows, columns), entropy_N),
+    )
+
+
+class Policy(nn.Module):
+    """`policy_logprobs` as a module, so that DDP and FSDP2 see one forward per micro-batch."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, *, packing: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.packing = packing
+
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+        """[B, S] log-probabilities and entropy; see `policy_logprobs`."""
+        return policy_logprobs(
+            self.model, batch, temperature=temperature, packing=self.packing
+        )
+
+
+class _Hidden:
+    """The last hidden states, addressed by row and column whatever their layout."""
+
+    def __init__(self, states_LD: Tensor, row_starts_B: Tensor) -> None:
+        self._states_LD = states_LD
+        self._row_starts_B = row_starts_B
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return self._states_LD[self._row_starts_B[rows] + columns]
+
+
+def _padded_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
+    num_rows, width = batch.token_ids.shape
+    states = _trunk(network, batch.token_ids, None)
+    starts = torch.arange(num_rows, device=batch.token_ids.device) * width
+    return _Hidden(states.flatten(0, 1), starts)
+
+
+def _packed_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
+    columns = torch.arange(batch.token_ids.shape[1], device=batch.token_ids.device)
+    real = columns < batch.lengths[:, None]
+    position_ids = columns.expand_as(real)[real]
+    states = _trunk(network, batch.token_ids[real][None], position_ids[None])
+    return _Hidden(states[0], batch.lengths.cumsum(0) - batch.lengths)
+
+
+def _trunk(network: PreTrainedModel, token_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+    decoder = cast(nn.Module, network.get_decoder())
+    output = decoder(
+        input_ids=token_ids, attention_mask=None, position_ids=position_ids, use_cache=False
+    )
+    return cast(Tensor, output.last_hidden_state)
+
+
+def _network(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model; a PEFT wrapper has put its adapters inside it."""
+    if isinstance(model, PeftModel):
+        return cast(PreTrainedModel, model.get_base_model())
+    return model
+
+
+def _logit_scale(config: Any) -> float:  # noqa: ANN401 (every architecture has its own class)
+    """The factor some architectures apply after the head (Cohere multiplies, Granite divides)."""
+    if getattr(config, "final_logit_softcapping", None):
+        raise ValueError(
+            f"{config.model_type} caps its logits (final_logit_softcapping = "
+            f"{config.final_logit_softcapping}), which the chunked head cannot do; use a model "
+            "without it, such as the Qwen, Llama or OLMo families."
+        )
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(
+        getattr(config, "logits_scaling", None) or 1.0
+    )
+
+
+@torch.no_grad()
+def check_policy(model: PreTrainedModel | PeftModel, *, packing: bool) -> None:
+    """Compares our log-probabilities with the model's own on two short rows, once, at start.
+
+    It catches an architecture that does something to its logits which `policy_logprobs` does not
+    know, dropout that is still on, and with `packing` a model whose layers leak between rows.
+
+    Raises:
+        ValueError: they differ by more than `AGREEMENT_NATS`.
+    """
+    network = _network(model)
+    device = next(network.parameters()).device
+    size = min(int(network.config.get_text_config().vocab_size), 1 << 15)
+    ids = (torch.arange(22, device=device).reshape(2, 11) * 7 + 3) % size
+    lengths = torch.tensor([11, 6], device=device)
+    columns = torch.arange(11, device=device)
+    mask = (columns > 0) & (columns < lengths[:, None])
+    zeros = torch.zeros(mask.shape, device=device)
+    batch = Batch(ids * (columns < lengths[:, None]), lengths, mask, zeros, zeros, zeros, 15)
+    ours, _ = policy_logprobs(model, batch, temperature=1.0, packing=packing)
+    gap = 0.0
+    for row, length in enumerate(lengths.tolist()):
+        logits = network(input_ids=ids[row : row + 1, :length], use_cache=False).logits[0]
+        full = torch.log_softmax(logits.float(), dim=-1)
+        theirs = full[:-1].gather(1, ids[row, 1:length, None])[:, 0]
+        gap = max(gap, float((theirs - ours[row, 1:length]).abs().max()))
+    if not gap <= AGREEMENT_NATS:
+        raise ValueError(
+            f"log-probabilities of {network.config.model_type} differ from the model's own by "
+            f"{gap:.3g} nats (limit {AGREEMENT_NATS}); "
+            + (
+                "set learner.packing = false, or use another architecture."
+                if packing
+                else "this architecture changes its logits in a way that is not supported."
+            )
+        )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return replace(
+        batch,
+        token_ids=batch.token_ids.to(device),
+        lengths=batch.lengths.to(device),
+        mask=batch.mask.to(device),
+        behavior_logprobs=batch.behavior_logprobs.to(device),
+        advantages=batch.advantages.to(device),
+        weights=batch.weights.to(device),
+    )
