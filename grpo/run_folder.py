@@ -87,7 +87,10 @@ class RunFolder:
                 would start from a cold start made with another model, task or prompt.
         """
         own = self.stage(stage)
-        begun = own.metrics.exists() or own.checkpoints.exists()
+        # An empty file was opened by a run that ended before its first step.
+        begun = own.checkpoints.exists() or (
+            own.metrics.exists() and own.metrics.stat().st_size > 0
+        )
         if begun and not resume:
             raise ConfigError(
                 f"{own.root} already holds a run of the {stage} stage. Add --resume to continue "

@@ -1,0 +1,312 @@
+"""The `cotree` command. Each stage is imported inside its command: `check` stays instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cotree.grpo.config import Pipeline
+from cotree.grpo.run_folder import ConfigError, RunFolder, dump_toml, load_pipeline
+
+OK, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Teach a language model to reason: cold start (sft), reinforcement (train), evaluation.\n\n"
+        "Exit codes: 0 all went well; 1 a run failed, or doctor found a fault; 2 the command line "
+        "or the configuration is wrong; 130 interrupted (Ctrl-C, SIGTERM, `ray job stop`)."
+    ),
+)
+
+
+def _ask_for_tracebacks(wanted: bool) -> bool:
+    if wanted:
+        os.environ["COTREE_DEBUG"] = "1"  # actors inherit it
+    return wanted
+
+
+Config = Annotated[Path, typer.Argument(help="A pipeline's .toml file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key, e.g. --set train.num_steps=5. Repeatable.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue from the last checkpoint; start if there is none."),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        envvar="COTREE_DEBUG",
+        callback=_ask_for_tracebacks,
+        help="Show tracebacks and the actors' own output.",
+    ),
+]
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+@app.command()
+def sft(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    json_lines: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Cold start: teach the starting model the format with worked solutions."""
+    with _boundary(debug=debug):
+        pipeline = load_pipeline(config, overrides or [])
+        with _stage(pipeline):
+            from cotree.grpo.stages import sft_stage
+
+            result = sft_stage(pipeline, resume=resume, json_lines=json_lines)
+        _show_result(result, json_lines=json_lines)
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    json_lines: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reinforcement learning, with an evaluation before and after."""
+    with _boundary(debug=debug):
+        pipeline = load_pipeline(config, overrides or [])
+        _check_rewards(pipeline)
+        with _stage(pipeline):
+            from cotree.grpo.stages import train_stage
+
+            result = train_stage(pipeline, resume=resume, json_lines=json_lines)
+        _show_result(result, json_lines=json_lines)
+
+
+@app.command()
+def evaluate(
+    config: Config,
+    overrides: Overrides = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder; default: the run's latest model."),
+    ] = None,
+    json_lines: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Accuracy of a checkpoint on the held-back problems, with an interval."""
+    with _boundary(debug=debug):
+        pipeline = load_pipeline(config, overrides or [])
+        _check_rewards(pipeline)
+        with _stage(pipeline):
+            from cotree.grpo.stages import evaluate_stage
+
+            result = evaluate_stage(pipeline, model=model)
+        _show_result(result, json_lines=json_lines)
+
+
+@app.command()
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, or its .toml file.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Write report.html: one file with the run's curves, times, samples and configuration."""
+    with _boundary(debug=debug):
+        if run.is_dir() and overrides:
+            raise ConfigError("--set has no effect with a run's folder; give its .toml file.")
+        root = run if run.is_dir() else RunFolder.of(load_pipeline(run, overrides or [])).root
+        from cotree.grpo.report import write_report
+
+        typer.echo(write_report(root))
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Validate a configuration and its rewards; print it in full, defaults included."""
+    with _boundary(debug=debug):
+        pipeline = load_pipeline(config, overrides or [])
+        _check_rewards(pipeline)
+        typer.echo(dump_toml(pipeline), nl=False)
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="Also check that this pipeline fits the machine.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look for what would stop a run on this machine: versions, memory, cores, ports."""
+    with _boundary(debug=debug):
+        from cotree.grpo.doctor import examine
+
+        if overrides and not config:
+            raise ConfigError("--set has no effect without a CONFIG.")
+        findings = examine(load_pipeline(config, overrides or []) if config else None)
+        if as_json:
+            rows = [
+                {"name": f.name, "ok": f.ok, "message": f.message, "remedy": f.remedy}
+                for f in findings
+            ]
+            typer.echo(json.dumps(rows, indent=2))
+        else:
+            marks = {True: "[green]ok[/]", None: "[yellow]warning[/]", False: "[red]FAULT[/]"}
+            table = Table("", "looked at", "found", "what to do", box=None, pad_edge=False)
+            for f in findings:
+                table.add_row(marks[f.ok], *(map(_plain, (f.name, f.message, f.remedy))))
+            Console().print(table)
+        if any(f.ok is False for f in findings):
+            raise typer.Exit(FAILED)
+
+
+# --- what the commands share -----------------------------------------------------------------
+
+
+def _check_rewards(pipeline: Pipeline) -> None:
+    """Every reward term resolves and takes the options it is given.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    from cotree.rewards.registry import check_signature, resolve
+
+    for i, term in enumerate(pipeline.rewards):
+        try:
+            check_signature(resolve(term.name), term.options)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            raise ConfigError(f"rewards.{i} ({term.name}): {error}") from error
+
+
+@contextmanager
+def _stage(pipeline: Pipeline) -> Generator[None]:
+    """Says which code runs and what the machine may lack; keeps the traceback of a failure."""
+    from cotree.grpo.doctor import examine
+    from cotree.grpo.provenance import describe_code
+
+    typer.echo(describe_code(), err=True)
+    for finding in examine(pipeline):
+        if not finding.ok:
+            label = "warning" if finding.ok is None else "fault"
+            typer.echo(f"{label}: {finding.name}: {finding.message}. {finding.remedy}", err=True)
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception:
+        _keep_traceback(Path(pipeline.output_dir))
+        raise
+
+
+def _keep_traceback(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "traceback.txt"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    typer.echo(f"The traceback is in {path}.", err=True)
+
+
+@contextmanager
+def _boundary(*, debug: bool) -> Generator[None]:
+    """The process boundary: every way out of a command becomes a message and an exit code."""
+    previous = _end_on_sigterm()
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except ConfigError as error:
+        _fail(str(error), BAD_CONFIG, debug=debug)
+    except KeyboardInterrupt:
+        _fail("interrupted; --resume continues from the last checkpoint.", INTERRUPTED, debug=debug)
+    except SystemExit as stop:
+        # Ray replaces our SIGTERM handler with one that calls sys.exit(SIGTERM).
+        if stop.code != signal.SIGTERM:
+            raise
+        _fail("interrupted; --resume continues from the last checkpoint.", INTERRUPTED, debug=debug)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}", FAILED, debug=debug)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _end_on_sigterm() -> signal.Handlers | None:
+    """SIGTERM (`ray job stop` sends it) unwinds like Ctrl-C: actors end, files are closed."""
+    if threading.current_thread() is not threading.main_thread():
+        return None  # Python sets signal handlers in the main thread only
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    return before if isinstance(before, signal.Handlers) else None
+
+
+def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    typer.echo(f"error: {message}" if code != INTERRUPTED else message, err=True)
+    raise typer.Exit(code) from None
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")  # rich would read [x] as markup
+
+
+def _show_result(result: Mapping[str, object], *, json_lines: bool) -> None:
+    if json_lines:
+        typer.echo(json.dumps(result))
+        return
+    for key, value in result.items():
+        typer.echo(f"{key}: {_readable(value)}")
+
+
+def _readable(value: object) -> str:
+    """One result on one line: a share with its interval, a float with four digits."""
+    if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value):
+        share, low, high = (float(value[k]) for k in ("value", "low", "high"))
+        return f"{share:.1%} (95 % interval {low:.1%} to {high:.1%}, {value['n']} problems)"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_readable(v)}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. `argv` defaults to the process's arguments."""
+    try:
+        app(args=list(argv) if argv is not None else None, prog_name="cotree")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FAILED
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

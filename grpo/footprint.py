@@ -1,0 +1,106 @@
+"""How large a model is and how much memory a run of it takes, estimated without loading it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from cotree.grpo.config import NewModel, Pipeline
+
+_LEARNER_PROCESS_BYTES = 800 << 20
+"""Measured: a learner actor with transformers and torch loaded and a model of a few megabytes."""
+_ENGINE_PROCESS_BYTES = 1 << 30
+"""Measured: an actor with a vLLM engine in it, without weights or cache."""
+_RAY_BYTES = (460 << 20) + (512 << 20)
+"""Measured: Ray's own processes; and the object store's limit."""
+_ALPHABET = 32
+"""Embedding rows of a new model; its character vocabulary is padded to 32."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Number of parameters, or None where nothing local tells it."""
+
+    parameters: int | None
+    fault: str = ""
+    """Why a file that is there does not tell it; empty when all is well."""
+
+    def __str__(self) -> str:
+        if self.parameters is None:
+            return "size unknown before it is downloaded"
+        for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+            if self.parameters >= scale:
+                return f"{self.parameters / scale:.3g} {unit} parameters"
+        return f"{self.parameters} parameters"
+
+
+def model_size(pipeline: Pipeline) -> ModelSize:
+    """From the configuration of a new model, or the tensor shapes in a local checkpoint."""
+    if isinstance(pipeline.model, NewModel):
+        return ModelSize(new_model_parameters(pipeline.model))
+    files = sorted(Path(pipeline.model.path).glob("*.safetensors"))
+    try:
+        return ModelSize(sum(map(safetensors_parameters, files)) if files else None)
+    except ValueError as error:
+        return ModelSize(None, fault=str(error))
+
+
+def new_model_parameters(model: NewModel) -> int:
+    """Parameters of a Qwen3 decoder with tied embeddings.
+
+    Each layer: queries and the output projection (width x heads x head_dim each), keys and values
+    (width x kv_heads x head_dim each), three MLP matrices, two norms of the width and one norm of
+    head_dim each for queries and keys.
+    """
+    attention = 2 * model.width * model.head_dim * (model.heads + model.kv_heads)
+    mlp = 3 * model.width * model.mlp_width
+    norms = 2 * model.width + 2 * model.head_dim
+    return model.layers * (attention + mlp + norms) + _ALPHABET * model.width + model.width
+
+
+def safetensors_parameters(path: Path) -> int:
+    """Elements of all tensors in one safetensors file, from its header alone.
+
+    Source: the safetensors format: 8 bytes of little-endian header length, then JSON.
+
+    Raises:
+        ValueError: the file is something else, such as a Git LFS pointer or half a download.
+    """
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (0,)
+        # The largest header a reader accepts; text read as a length is far above it.
+        header_bytes = file.read(length) if length <= 100_000_000 else b""
+    try:
+        header = json.loads(header_bytes)
+        return sum(prod(entry["shape"]) for k, entry in header.items() if k != "__metadata__")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(
+            f"{path} is not a safetensors file (a Git LFS pointer or half a download?)"
+        ) from None
+
+
+def run_bytes(pipeline: Pipeline, size: ModelSize) -> int | None:
+    """Memory of a train stage on a CPU, in bytes; activations are not counted.
+
+        learner = 16 B a parameter: float32 weights, gradients and two AdamW moments
+                  (full on each process under ddp, divided under fsdp2);
+                  + 4 B for the frozen reference where train.kl is set
+        engine  = weights in its dtype + the key-value cache, for each replica
+
+    With LoRA only the weights (4 B) are counted: gradients and moments are for small adapters.
+    """
+    if size.parameters is None:
+        return None
+    per_parameter = 4 if pipeline.learner.lora else 16
+    if pipeline.train and pipeline.train.kl and not pipeline.learner.lora:
+        per_parameter += 4
+    copies = 1 if pipeline.learner.sharding == "fsdp2" else pipeline.learner.processes
+    learners = size.parameters * per_parameter * copies
+    learners += pipeline.learner.processes * _LEARNER_PROCESS_BYTES
+    element = 2 if pipeline.generator.dtype == "bfloat16" else 4
+    engine = _ENGINE_PROCESS_BYTES + pipeline.generator.kv_cache_bytes + element * size.parameters
+    return learners + pipeline.generator.replicas * engine + _RAY_BYTES
