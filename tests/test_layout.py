@@ -29,7 +29,7 @@ TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
 MATHS = ("advantage", "loss", "kl", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
 RAY = {"cluster", "generator", "grader", "learner"}
-VLLM = {"generator", "engine_worker"}
+VLLM = {"engine", "engine_worker", "engine_experts"}
 
 
 def imported(path: Path, *, at_load: bool = False) -> set[str]:
