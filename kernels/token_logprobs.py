@@ -43,8 +43,8 @@ def token_logprobs(
         targets: [N] int64 in [0, V).
         bias: [V] of the head, or None.
         temperature: > 0; what the sampler divided its logits by.
-        chunk_tokens: tokens whose logits exist at once, >= 1. Memory, not the result, depends on
-            it (up to the order of float additions in the weight's gradient).
+        chunk_tokens: tokens whose logits exist at once, >= 1, as at most three [chunk_tokens, V]
+            tensors. The result depends on it only through the order of float additions.
         logit_scale: constant that some architectures multiply their logits by.
 
     Returns:
@@ -88,7 +88,7 @@ class _TokenLogprobs(torch.autograd.Function):
             # log-probabilities in place of z: entropy from z itself cancels when z is large.
             z -= logsumexp[rows].unsqueeze(-1)
             logprobs[rows] = z.gather(-1, targets[rows].unsqueeze(-1)).squeeze(-1)
-            entropy[rows] = -torch.linalg.vecdot(z.exp(), z)
+            entropy[rows] = -z.exp().mul_(z).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, bias, logsumexp, entropy)
         ctx.scale, ctx.chunk_tokens = scale, chunk_tokens
         return logprobs, entropy
