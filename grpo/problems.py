@@ -1,0 +1,167 @@
+"""Tasks and data sets as problems, cold-start rows, and the order in which problems are used."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from cotree.grpo.arithmetic import ALPHABET, Split, questions, worked_solution
+from cotree.grpo.config import GeneratedTraces, Pipeline, Prompt, RowsTask, RowTraces
+from cotree.grpo.rows import load_rows
+from cotree.grpo.seeds import derive
+from cotree.rewards.types import Problem
+
+__all__ = ["ALPHABET", "PromptOrder", "load_problems", "render_prompt", "sft_rows"]
+
+Render = Callable[[str], str]
+"""From a question to the text the policy sees."""
+
+
+class ChatTokenizer(Protocol):
+    """The slice of a Hugging Face tokenizer that prompts need."""
+
+    @property
+    def apply_chat_template(self) -> Callable[..., Any]: ...
+
+
+def render_prompt(prompt: Prompt, question: str, tokenizer: ChatTokenizer | None) -> str:
+    """The text the policy sees: the template filled in, as a chat turn if `prompt.chat`.
+
+    Raises:
+        ValueError: `prompt.chat` is set and there is no tokenizer to take the chat template from.
+    """
+    text = prompt.template.replace("{question}", question)
+    if not prompt.chat:
+        return text
+    if tokenizer is None:
+        raise ValueError("prompt.chat = true needs the model's tokenizer for its chat template.")
+    turns = [{"role": "user", "content": text}]
+    if prompt.system is not None:
+        turns.insert(0, {"role": "system", "content": prompt.system})
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert isinstance(rendered, str), type(rendered)
+    return rendered
+
+
+def load_problems(pipeline: Pipeline, split: Split, render: Render) -> list[Problem]:
+    """The problems of a split, in their own order; the same whatever the run seed.
+
+    Args:
+        pipeline: names the task.
+        split: which problems; the arithmetic task's splits never overlap.
+        render: from a question to the prompt; see `render_prompt`.
+
+    Raises:
+        ValueError: there are fewer expressions than asked for, or the rows are not usable; the
+            message has the file and the row's number.
+        FileNotFoundError: there is no such file.
+    """
+    task = pipeline.task
+    if isinstance(task, RowsTask):
+        return _row_problems(task, split, render)
+    count = task.num_train if split == "train" else task.num_test
+    return [
+        Problem(
+            id=f"arithmetic/{split}/{index}",
+            prompt=render(question.text),
+            reference=str(question.value),
+            task="arithmetic",
+            question=question.text,
+        )
+        for index, question in enumerate(questions(task, split, count=count))
+    ]
+
+
+def sft_rows(pipeline: Pipeline, render: Render) -> list[tuple[str, str]]:
+    """Prompt and solution of every cold-start row.
+
+    Generated traces answer the train problems, one each; they depend on `pipeline.seed`, on the
+    problem and on the traces' settings only.
+
+    Raises:
+        ValueError: the pipeline has no [sft] section, or a row is not usable.
+        FileNotFoundError: there is no such file.
+    """
+    if pipeline.sft is None:
+        raise ValueError("this pipeline has no [sft] section, so it has no cold-start rows.")
+    traces, task = pipeline.sft.traces, pipeline.task
+    if isinstance(traces, RowTraces):
+        rows = load_rows(
+            traces.path, question_field=traces.question_field, answer_field=traces.solution_field
+        )
+        return [(render(row.question), row.answer) for row in rows]
+    assert isinstance(traces, GeneratedTraces), traces
+    assert not isinstance(task, RowsTask), "Pipeline refuses generated traces for other tasks"
+    return [
+        (problem.prompt, _trace(pipeline.seed, problem, traces, largest=task.largest))
+        for problem in load_problems(pipeline, "train", render)
+    ]
+
+
+class PromptOrder:
+    """Which problem is used at which position: a new permutation for each pass over them.
+
+    A pure function of (seed, position), so a resumed run needs only its position.
+    """
+
+    def __init__(self, num_problems: int, seed: int) -> None:
+        if num_problems < 1:
+            raise ValueError("there are no problems to put in order.")
+        self._num_problems = num_problems
+        self._seed = seed
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def at(self, position: int) -> int:
+        """The index of the problem at this position; each occurs once per epoch.
+
+        Raises:
+            ValueError: the position is negative.
+        """
+        if position < 0:
+            raise ValueError(f"position = {position}; the order starts at 0.")
+        epoch, offset = divmod(position, self._num_problems)
+        if epoch != self._epoch:
+            permutation = list(range(self._num_problems))
+            random.Random(derive(self._seed, "prompt order", epoch)).shuffle(permutation)
+            self._epoch, self._permutation = epoch, permutation
+        return self._permutation[offset]
+
+
+def _trace(seed: int, problem: Problem, traces: GeneratedTraces, *, largest: int) -> str:
+    rng = random.Random(derive(seed, "trace", problem.id))
+    return worked_solution(problem.question, traces, largest=largest, rng=rng)
+
+
+def _row_problems(task: RowsTask, split: Split, render: Render) -> list[Problem]:
+    source = task.train if split == "train" else task.test
+    name = source if source.startswith("hub:") else Path(source).stem
+    problems: list[Problem] = []
+    first_use: dict[str, int] = {}
+    rows = load_rows(source, question_field=task.question_field, answer_field=task.answer_field)
+    for row in rows:
+        id_ = f"{name}/{split}/{row.id}"
+        if id_ in first_use:
+            raise ValueError(
+                f"{source}, row {row.number}: its id {row.id!r} is that of row {first_use[id_]} "
+                "already; ids seed the sampling and must be unique."
+            )
+        first_use[id_] = row.number
+        reference = _reference(row.answer, task.answer_after, f"{source}, row {row.number}")
+        problems.append(Problem(id_, render(row.question), reference, name, row.question))
+    return problems
+
+
+def _reference(answer: str, answer_after: str | None, place: str) -> str:
+    if answer_after is not None:
+        if answer_after not in answer:
+            raise ValueError(
+                f"{place}: the answer {answer[-80:]!r} has no {answer_after!r} in it; correct the "
+                "row or task.answer_after."
+            )
+        answer = answer.rpartition(answer_after)[2]
+    if not answer.strip():
+        raise ValueError(f"{place}: the answer is empty; nothing can be graded against it.")
+    return answer.strip()
