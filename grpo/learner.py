@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
 import torch
 from accelerate import Accelerator
 from huggingface_hub import save_torch_state_dict
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cotree.grpo import config
 from cotree.grpo.collate import micro_batches, shard, split_rows
-from cotree.grpo.config_algorithm import Dtype, Optimizer, Train
+from cotree.grpo.config_algorithm import Train
 from cotree.grpo.learner_group import LearnerGroup
 from cotree.grpo.models import copy_tokenizer, load_model
-from cotree.grpo.objective import Objective, StepStatistics, micro_batch_loss
+from cotree.grpo.objective import StepStatistics, micro_batch_loss
 from cotree.grpo.policy import Policy, check_policy, to_device
 from cotree.grpo.schedule import learning_rate
-from cotree.grpo.seeds import derive
 from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
+from cotree.grpo.trainable import LearnerSpec, adamw, trainable_model, use_deterministic_kernels
 from cotree.grpo.types import Batch, Stats
 from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
 from cotree.grpo.weights import WeightUpdate, make_update
@@ -46,35 +44,18 @@ class NonFiniteError(RuntimeError):
     """The loss or the gradient is NaN or infinite. The optimizer did not move."""
 
 
-@dataclass(frozen=True)
-class LearnerSpec:
-    """Everything a learner process is built from; plain data."""
-
-    model_path: str
-    """The model that training starts from, and the reference policy of the KL penalty."""
-    learner: config.Learner
-    optimizer: Optimizer
-    total_updates: int
-    """Optimizer updates of the whole run (steps * updates_per_step); the schedule's length."""
-    objective: Objective
-    seed: int
-    """Of the adapters' initial weights; full training has nothing random."""
-    engine_dtype: Dtype = "bfloat16"
-    revision: str | None = None
-
-
 class Learner:
     """One process of the learner. Its methods are collective: every process calls each alike."""
 
     def __init__(self, spec: LearnerSpec, *, rank: int = 0, world_size: int = 1) -> None:
         self._spec, self._rank, self._world_size = spec, rank, world_size
         self._train: Train | None = None if spec.objective == "sft" else spec.objective
-        _use_deterministic_kernels(threads=spec.learner.threads)
+        use_deterministic_kernels(threads=spec.learner.threads)
         self._accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if spec.learner.dtype == "bfloat16" else "no",
         )
-        self._model = _trainable_model(spec)
+        self._model = trainable_model(spec)
         self._model.to(self._accelerator.device)
         check_policy(self._model, packing=spec.learner.packing)
         policy = Policy(self._model, packing=spec.learner.packing)
@@ -85,7 +66,7 @@ class Learner:
             for name, parameter in self._model.named_parameters()
             if parameter.requires_grad
         }
-        self._optimizer = _adamw(list(self._parameters.values()), spec.optimizer)
+        self._optimizer = adamw(list(self._parameters.values()), spec.optimizer)
         self._version = 0
         self._updates = 0
 
@@ -229,9 +210,7 @@ class Learner:
             results.append(scored[0, start:].tolist())
         return results
 
-    def _logprobs(
-        self, piece: Batch, *, temperature: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, piece: Batch, *, temperature: float | None = None) -> tuple[Tensor, Tensor]:
         if temperature is None:
             temperature = self._train.rollout.temperature if self._train else 1.0
         with self._accelerator.autocast():
@@ -315,8 +294,7 @@ class Learner:
         save_torch_state_dict({n: t.contiguous() for n, t in named.items()}, folder)
         network = self._network()
         network.config.save_pretrained(folder)
-        if network.generation_config is not None:
-            network.generation_config.save_pretrained(folder)
+        network.generation_config.save_pretrained(folder)
         copy_tokenizer(self._spec.model_path, folder, revision=self._spec.revision)
 
     def load(self, folder: Path) -> None:
@@ -341,7 +319,9 @@ class Learner:
                 assign(target, values[name])
         for name, parameter in self._parameters.items():
             self._optimizer.state[parameter] = {
-                key: like(parameter, value) if value.shape == parameter.shape else value
+                key: like(parameter, value)
+                if value.shape == parameter.shape
+                else value.to(parameter.device)
                 for key, value in saved["optimizer"][name].items()
             }
             if not saved["optimizer"][name]:
@@ -368,74 +348,10 @@ class Learner:
     def _checkpoint_weights(self) -> dict[str, Tensor]:
         network = self._network()
         state = {name: whole(value) for name, value in network.state_dict().items()}
-        return {
-            name: value.cpu() for name, value in checkpoint_weights(network, state).items()
-        }
+        return {name: value.cpu() for name, value in checkpoint_weights(network, state).items()}
 
     def _whole_state(self) -> dict[str, Tensor]:
         return {name: whole(value).cpu() for name, value in self._model.state_dict().items()}
-
-
-def _use_deterministic_kernels(*, threads: int) -> None:
-    torch.set_num_threads(threads)
-    on_gpu = torch.cuda.is_available()
-    # Some CUDA kernels have no deterministic version; a CPU has them all.
-    torch.use_deterministic_algorithms(mode=True, warn_only=on_gpu)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
-    """The starting model in float32, without dropout, with adapters when asked for.
-
-    Dropout would make the log-probabilities of training differ from those that were sampled.
-    """
-    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # pyright: ignore[reportAttributeAccessIssue]
-    if spec.learner.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    lora = spec.learner.lora
-    if lora is None:
-        return model
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    settings = LoraConfig(
-        r=lora.rank,
-        lora_alpha=cast(int, lora.alpha),
-        target_modules=targets,
-        lora_dropout=0.0,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    with _seeded(derive(spec.seed, "lora")):
-        return cast(PeftModel, get_peft_model(model, settings))
-
-
-def _adamw(parameters: list[nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, as norms and biases have no scale to keep small."""
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    others = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": optimizer.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=optimizer.learning_rate,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        fused=True,
-    )
 
 
 def _untrained(batch: Batch) -> Batch:

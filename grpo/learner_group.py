@@ -13,7 +13,8 @@ import ray.exceptions
 from cotree.grpo.types import Batch, Stats
 
 if TYPE_CHECKING:
-    from cotree.grpo.learner import LearnerSpec
+    from cotree.grpo.trainable import LearnerSpec
+    from cotree.grpo.weights import WeightUpdate
 
 
 class LearnerDiedError(RuntimeError):
@@ -38,16 +39,15 @@ class _LearnerProcess:
 
     def build(self, spec: LearnerSpec, meeting_point: tuple[str, int] | None) -> None:
         """Joins the others, where there are any, and loads the model."""
-        from torch.distributed import TCPStore  # noqa: PLC0415
         from transformers.utils import logging  # noqa: PLC0415
 
         from cotree.grpo.learner import Learner  # noqa: PLC0415
-        from cotree.grpo.sharding import join  # noqa: PLC0415
+        from cotree.grpo.sharding import find_store, join  # noqa: PLC0415
 
         logging.disable_progress_bar()
         if meeting_point is not None:
             host, port = meeting_point
-            store = self._store or TCPStore(host, port, is_master=False)
+            store = self._store or find_store(host, port)
             join(store, host=host, rank=self._rank, world_size=self._world_size)
         self._learner = Learner(spec, rank=self._rank, world_size=self._world_size)
 
@@ -80,7 +80,7 @@ class LearnerGroup:
         }
         if "HF_HUB_OFFLINE" in os.environ:
             environment["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
-        remote = ray.remote(
+        remote: Any = ray.remote(
             num_cpus=spec.learner.threads,
             num_gpus=num_gpus,
             max_restarts=0,  # a new process would have the starting weights
@@ -98,10 +98,11 @@ class LearnerGroup:
         """Steps taken since the starting model."""
         return self._call("policy_version")
 
-    def weights(self) -> ray.ObjectRef:
+    def weights(self) -> ray.ObjectRef[WeightUpdate]:
         """A reference to the `WeightUpdate`; it is read only where it is used."""
         self._started()
-        return [actor.call.remote("weights") for actor in self._actors][0]
+        refs = [actor.call.remote("weights") for actor in self._actors]
+        return refs[0]
 
     def logprobs(
         self,

@@ -55,14 +55,14 @@ def create_model(model: NewModel, folder: Path, *, alphabet: Sequence[str], seed
         head_dim=model.head_dim,
         max_position_embeddings=model.max_positions,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        eos_token_id=tokenizer.convert_tokens_to_ids(EOS),
+        pad_token_id=cast(int, tokenizer.pad_token_id),
+        eos_token_id=cast(int, tokenizer.eos_token_id),
         bos_token_id=None,
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        network = Qwen3ForCausalLM(config).to(torch.float32)
+        network = Qwen3ForCausalLM(config).float()
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -155,9 +155,8 @@ def copy_tokenizer(source: str, folder: Path, *, revision: str | None = None) ->
     """Writes the tokenizer and the generation settings of checkpoint `source` to `folder`."""
     from transformers import AutoTokenizer, GenerationConfig  # noqa: PLC0415 (slow to import)
 
-    AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False).save_pretrained(
-        folder
-    )
+    AutoTokenizer.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    ).save_pretrained(folder)
     if (Path(source) / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
-

@@ -65,7 +65,7 @@ class StepStatistics:
 
     def __init__(self) -> None:
         self._sums = dict.fromkeys(_SUMS, 0.0)
-        self._maxima = dict.fromkeys(_MAXIMA, 0.0)
+        self._maxima: dict[str, float] = dict.fromkeys(_MAXIMA, 0.0)
         self._is_policy = False
         self._has_kl = False
 

@@ -81,9 +81,7 @@ class Policy(nn.Module):
 
     def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         """[B, S] log-probabilities and entropy; see `policy_logprobs`."""
-        return policy_logprobs(
-            self.model, batch, temperature=temperature, packing=self.packing
-        )
+        return policy_logprobs(self.model, batch, temperature=temperature, packing=self.packing)
 
 
 class _Hidden:

@@ -1,16 +1,17 @@
-"""Several learner processes: their meeting point, wrapped modules, and whole tensors from shards."""
+"""Several learner processes: where they meet, wrapped modules, whole tensors from shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -22,12 +23,17 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """A process that waits longer for the others gives up: one of them has died."""
 
 
-def open_store(host: str) -> torch.distributed.TCPStore:
+def open_store(host: str) -> TCPStore:
     """A meeting point for all processes, on a port that the system picks."""
-    return torch.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return TCPStore(host, 0, is_master=True, wait_for_workers=False)
 
 
-def join(store: torch.distributed.Store, *, host: str, rank: int, world_size: int) -> None:
+def find_store(host: str, port: int) -> TCPStore:
+    """The meeting point that another process opened."""
+    return TCPStore(host, port, is_master=False, timeout=COLLECTIVE_TIMEOUT)
+
+
+def join(store: Store, *, host: str, rank: int, world_size: int) -> None:
     """Joins the process group; returns when all `world_size` processes have.
 
     The environment variables are for accelerate, which reads them to find the group. Every
@@ -73,7 +79,7 @@ def _blocks(policy: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def gradient_sync(module: nn.Module, *, enabled: bool) -> Iterator[None]:
+def gradient_sync(module: nn.Module, *, enabled: bool) -> Generator[None]:
     """Reduces gradients over the processes in this backward pass, or leaves them to a later one."""
     if isinstance(module, DistributedDataParallel) and not enabled:
         with module.no_sync():
@@ -110,4 +116,4 @@ def like(target: Tensor, value: Tensor) -> Tensor:
 def total_norm(parameters: list[nn.Parameter], *, max_norm: float) -> float:
     """Clips the gradients' joint 2-norm to `max_norm` in place; returns it before clipping."""
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    return float(whole(cast(Tensor, norm)))
+    return float(whole(norm))

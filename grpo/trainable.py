@@ -1,0 +1,99 @@
+"""What a learner process is built from: the trainable model, its adapters, its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from cotree.grpo import config
+from cotree.grpo.config_algorithm import Dtype, Optimizer
+from cotree.grpo.models import load_model
+from cotree.grpo.objective import Objective
+from cotree.grpo.seeds import derive
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """Everything a learner process is built from; plain data."""
+
+    model_path: str
+    """The model that training starts from, and the reference policy of the KL penalty."""
+    learner: config.Learner
+    optimizer: Optimizer
+    total_updates: int
+    """Optimizer updates of the whole run (steps * updates_per_step); the schedule's length."""
+    objective: Objective
+    seed: int
+    """Of the adapters' initial weights; full training has nothing random."""
+    engine_dtype: Dtype = "bfloat16"
+    revision: str | None = None
+
+
+def use_deterministic_kernels(*, threads: int) -> None:
+    """Sets the process up to repeat its results bit for bit, with so many OpenMP threads."""
+    torch.set_num_threads(threads)
+    on_gpu = torch.cuda.is_available()
+    # Some CUDA kernels have no deterministic version; a CPU has them all.
+    torch.use_deterministic_algorithms(mode=True, warn_only=on_gpu)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
+    """The starting model in float32, without dropout, with adapters when asked for.
+
+    Dropout would make the log-probabilities of training differ from those that were sampled.
+    """
+    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
+    if spec.learner.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    lora = spec.learner.lora
+    if lora is None:
+        return model
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),
+        target_modules=targets,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with _seeded(derive(spec.seed, "lora")):
+        return cast(PeftModel, get_peft_model(model, settings))
+
+
+def adamw(parameters: list[nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, as norms and biases have no scale to keep small."""
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        fused=True,
+    )
