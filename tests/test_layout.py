@@ -28,7 +28,9 @@ CONFIG = {"cotree.grpo.config", "cotree.grpo.config_algorithm"}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
 MATHS = ("advantage", "loss", "kl", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
-RAY = {"cluster", "generator", "generator_group", "grader_group", "learner_group", "learner"}
+RAY = {"cluster"} | {
+    f"{role}{part}" for role in ("generator", "grader", "learner") for part in ("", "_group")
+}
 VLLM = {"engine", "engine_worker", "engine_experts"}
 
 
