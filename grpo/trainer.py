@@ -146,8 +146,9 @@ class Trainer:
         return int(state["step"])
 
     def _export(self) -> None:
-        checkpoint = latest(self._folder.root)
-        assert checkpoint is not None, "the last step is always saved"
-        shutil.copytree(
-            checkpoint / "learner" / "model", self._folder.root / "model", dirs_exist_ok=True
-        )
+        """The policy alone, as a plain checkpoint; moved into place whole."""
+        model, scratch = self._folder.root / "model", self._folder.root / "model.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        self._learner.save_model(scratch)
+        shutil.rmtree(model, ignore_errors=True)
+        scratch.rename(model)
