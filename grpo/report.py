@@ -15,7 +15,13 @@ from markupsafe import Markup
 from cotree.grpo.config import NewModel, Pipeline
 from cotree.grpo.footprint import ModelSize, new_model_parameters
 from cotree.grpo.report_charts import Chart, draw, summary
-from cotree.grpo.report_curves import Row, phase_table, supervised_charts, training_charts
+from cotree.grpo.report_curves import (
+    Row,
+    evaluations,
+    phase_table,
+    supervised_charts,
+    training_charts,
+)
 from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
 from cotree.rewards.types import Verdict
 
@@ -64,7 +70,7 @@ def write_report(run_dir: Path) -> Path:
         facts=_facts(pipeline, starts, result, rows, sft_rows),
         verdict=verdict(result, rows),
         status=_status(pipeline, rows, sft_rows),
-        charts=_drawn(training_charts(rows, rollouts_per_round=_rollouts(pipeline)), "train"),
+        charts=_drawn(_training_charts(rows, result, pipeline), "train"),
         sft_charts=_drawn(supervised_charts(sft_rows), "sft"),
         phases=phase_table(rows),
         sides=_sides(samples),
@@ -170,7 +176,7 @@ def verdict(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def _share(accuracy: Mapping[str, Any]) -> str:
     value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    return f"{value:.1f}\N{NO-BREAK SPACE}% ({low:.1f} to {high:.1f})"
 
 
 def _status(pipeline: Pipeline | None, rows: Sequence[Row], sft_rows: Sequence[Row]) -> str:
@@ -248,17 +254,23 @@ def _method(pipeline: Pipeline) -> str:
     train = pipeline.train
     if train is None:
         return "cold start only"
+    stale = train.rollout.max_staleness
+    policy = f"up to {stale} updates stale" if stale else "on-policy"
     kl = f", KL {train.kl.estimator} x {train.kl.coef:g}" if train.kl else ", no KL term"
     return (
         f"{train.loss.type} loss, {train.prompts_per_step} prompts x {train.rollout.group_size} "
         f"completions a step, {train.advantage.baseline} baseline{kl}, "
-        f"correction {train.correction.type}, at most {train.rollout.max_staleness} updates stale"
+        f"correction {train.correction.type}, {policy}"
     )
 
 
-def _rollouts(pipeline: Pipeline | None) -> int | None:
+def _training_charts(
+    rows: Sequence[Row], result: Mapping[str, Any], pipeline: Pipeline | None
+) -> list[Chart]:
     train = pipeline.train if pipeline else None
-    return train.prompts_per_step * train.rollout.group_size if train else None
+    rollouts = train.prompts_per_step * train.rollout.group_size if train else None
+    held_back = evaluations(rows, result)
+    return training_charts(rows, held_back=held_back, rollouts_per_round=rollouts)
 
 
 def _duration(seconds: float) -> str:

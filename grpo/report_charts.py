@@ -12,7 +12,7 @@ from statistics import fmean
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 Points = Sequence[tuple[int, float]]
 """(step, value), in the order of the steps."""
@@ -104,6 +104,8 @@ def _style(axes: Axes, chart: Chart) -> None:
     axes.spines[["left", "bottom"]].set_color(_GRID)
     if chart.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if chart.percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
 
@@ -142,7 +144,7 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
             capsize=3,
             linewidth=1.2,
             color=color,
-            label="held-back problems, 95 % interval",
+            label="held-back, 95 % interval",
         )
 
 
@@ -207,4 +209,6 @@ def _for_the_page(svg: str, *, name: str) -> str:
 
 
 def _number(value: float, chart: Chart) -> str:
-    return f"{value:.1%}" if chart.percent else f"{value:.3g}"
+    if chart.percent:
+        return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

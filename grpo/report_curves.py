@@ -31,8 +31,16 @@ def with_prefix(rows: Sequence[Row], prefix: str) -> dict[str, str]:
     return {key: key.removeprefix(prefix) for row in rows for key in row if key.startswith(prefix)}
 
 
-def training_charts(rows: Sequence[Row], *, rollouts_per_round: int | None) -> list[Chart]:
-    """The curves of reinforcement, those that people look at first coming first."""
+def training_charts(
+    rows: Sequence[Row], *, held_back: Sequence[Interval], rollouts_per_round: int | None
+) -> list[Chart]:
+    """The curves of reinforcement, those that people look at first coming first.
+
+    Args:
+        rows: one a step, in order.
+        held_back: accuracy on held-back problems; see `evaluations`.
+        rollouts_per_round: prompts * group size, or None when it is not known.
+    """
     terms = {k: v for k, v in with_prefix(rows, "reward/").items() if v != "mean"}
     terms = terms if len(terms) > 1 else {}  # one term is the reward
     charts = [
@@ -41,7 +49,7 @@ def training_charts(rows: Sequence[Row], *, rollouts_per_round: int | None) -> l
             "Accuracy",
             "solved",
             curves(rows, {"accuracy": "training rollouts"}),
-            intervals=evaluations(rows),
+            intervals=held_back,
             percent=True,
             note="Training rollouts are sampled from training problems.",
         ),
@@ -112,11 +120,22 @@ def speed_charts(rows: Sequence[Row]) -> list[Chart]:
     ]
 
 
-def evaluations(rows: Sequence[Row]) -> list[Interval]:
-    """Accuracy on held-back problems, at the steps where it was measured."""
+def evaluations(rows: Sequence[Row], result: Mapping[str, Any]) -> list[Interval]:
+    """Accuracy on held-back problems, at the steps where it was measured.
+
+    The evaluations before and after training are in the run's result, not in its metrics.
+    """
     keys = ("eval/accuracy", "eval/low", "eval/high")
-    measured = [row for row in rows if all(row.get(key) is not None for key in keys)]
-    return [Interval(row["step"], *(row[key] for key in keys)) for row in measured]
+    found = {
+        row["step"]: Interval(row["step"], *(row[key] for key in keys))
+        for row in rows
+        if all(row.get(key) is not None for key in keys)
+    }
+    for step, name in ((0, "accuracy_before"), (result.get("steps"), "accuracy_after")):
+        measured = result.get(name)
+        if measured and step is not None:
+            found[step] = Interval(step, measured["value"], measured["low"], measured["high"])
+    return [found[step] for step in sorted(found)]
 
 
 def phase_names(rows: Sequence[Row]) -> list[str]:
