@@ -223,13 +223,13 @@ def _stage(pipeline: Pipeline) -> Generator[None]:
     except ConfigError:
         raise
     except Exception:
-        _keep_traceback(Path(pipeline.output_dir))
+        _keep_traceback(RunFolder.of(pipeline).traceback)
         raise
+    RunFolder.of(pipeline).traceback.unlink(missing_ok=True)
 
 
-def _keep_traceback(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "traceback.txt"
+def _keep_traceback(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(traceback.format_exc(), encoding="utf-8")
     typer.echo(f"The traceback is in {path}.", err=True)
 

@@ -65,6 +65,9 @@ def write_report(run_dir: Path) -> Path:
         (p for p in (folder.config, RunFolder(folder.sft).config) if p.exists()), None
     )
     pipeline = _read_config(config_path, notes)
+    if folder.traceback.exists():
+        lines = folder.traceback.read_text(encoding="utf-8").strip().splitlines() or ["(empty)"]
+        notes.append(f"The last start ended in an error: {lines[-1]} (see traceback.txt)")
     page = _template().render(
         title=folder.root.resolve().name,
         facts=_facts(pipeline, starts, result, rows, sft_rows),

@@ -87,6 +87,8 @@ def draw(chart: Chart, *, name: str) -> str:
         axes = figure.add_subplot()
         _style(axes, chart)
         (_draw_stack if chart.stacked else _draw_lines)(axes, chart)
+        if chart.percent:
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))  # no share is below zero
         _legend(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

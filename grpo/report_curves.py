@@ -41,9 +41,28 @@ def training_charts(
         held_back: accuracy on held-back problems; see `evaluations`.
         rollouts_per_round: prompts * group size, or None when it is not known.
     """
+    charts = [
+        *_outcome_charts(rows, held_back),
+        *_policy_charts(rows),
+        *_update_charts(rows),
+        Chart(
+            "Left out or cut short",
+            "share",
+            _left_out(rows, rollouts_per_round=rollouts_per_round),
+            percent=True,
+            note="Groups whose rewards are all equal teach nothing; "
+            "rollouts that could not be graded are dropped, never scored as zero.",
+        ),
+        *speed_charts(rows),
+    ]
+    return [chart for chart in charts if chart.curves or chart.intervals]
+
+
+def _outcome_charts(rows: Sequence[Row], held_back: Sequence[Interval]) -> list[Chart]:
+    """What training is for."""
     terms = {k: v for k, v in with_prefix(rows, "reward/").items() if v != "mean"}
     terms = terms if len(terms) > 1 else {}  # one term is the reward
-    charts = [
+    return [
         Chart("Reward", "reward", curves(rows, {"reward/mean": "total", **terms})),
         Chart(
             "Accuracy",
@@ -59,6 +78,12 @@ def training_charts(
             curves(rows, {f"steps/{v}_frac": v for v in ("verified", "refuted", "unchecked")}),
             percent=True,
         ),
+    ]
+
+
+def _policy_charts(rows: Sequence[Row]) -> list[Chart]:
+    """How the policy changes, and whether the engine still samples from it."""
+    return [
         Chart("Completion length", "tokens", curves(rows, {"completion/mean_tokens": "mean"})),
         Chart("Entropy", "nats a token", curves(rows, {"entropy_nats": ""})),
         Chart(
@@ -79,24 +104,21 @@ def training_charts(
             ),
             log=True,
             note="Log-probability of the same token by the two programs. "
-            "A jump means that weights or arithmetic no longer agree.",
+            "A jump means that weights or arithmetic no longer agree; with staleness above 0 it "
+            "also counts the updates in between.",
         ),
+    ]
+
+
+def _update_charts(rows: Sequence[Row]) -> list[Chart]:
+    """The optimizer's side."""
+    return [
         Chart("Loss", "loss", curves(rows, {"loss": ""})),
         Chart("Gradient norm", "before clipping", curves(rows, {"grad_norm": ""})),
         Chart("Clipped tokens", "share of tokens", curves(rows, {"clip_frac": ""}), percent=True),
-        Chart(
-            "Left out or cut short",
-            "share",
-            _left_out(rows, rollouts_per_round=rollouts_per_round),
-            percent=True,
-            note="Groups whose rewards are all equal teach nothing; "
-            "rollouts that could not be graded are dropped, never scored as zero.",
-        ),
         Chart("Learning rate", "", curves(rows, {"learning_rate": ""})),
         Chart("Staleness", "updates", _staleness(rows)),
-        *speed_charts(rows),
     ]
-    return [chart for chart in charts if chart.curves or chart.intervals]
 
 
 def supervised_charts(rows: Sequence[Row]) -> list[Chart]:
@@ -116,8 +138,20 @@ def speed_charts(rows: Sequence[Row]) -> list[Chart]:
     rates = with_prefix(rows, "tokens_per_second/")
     return [
         Chart("Time by phase", "seconds a step", curves(rows, phases), stacked=True),
-        Chart("Speed", "tokens a second", curves(rows, rates)),
+        Chart(
+            "Speed",
+            "tokens a second",
+            curves(rows, rates),
+            log=_spans_decades(rows, rates),
+            note="Tokens over the time the loop waited for the phase: where sampling overlaps "
+            "with learning it waits for less than the sampling took.",
+        ),
     ]
+
+
+def _spans_decades(rows: Sequence[Row], keys: Mapping[str, str]) -> bool:
+    values = [value for key in keys for _, value in points(rows, key) if value > 0]
+    return bool(values) and max(values) > 100 * min(values)
 
 
 def evaluations(rows: Sequence[Row], result: Mapping[str, Any]) -> list[Interval]:

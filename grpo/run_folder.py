@@ -67,6 +67,11 @@ class RunFolder:
         return self.root / "starts.jsonl"
 
     @property
+    def traceback(self) -> Path:
+        """Of the last start, if it failed; a stage that ends well removes it."""
+        return self.root / "traceback.txt"
+
+    @property
     def result(self) -> Path:
         return self.root / "result.json"
 

@@ -36,9 +36,9 @@ def config(tmp_path: Path, monkeypatch) -> Path:
     return path
 
 
-def python(code: str, folder: Path) -> subprocess.Popen[str]:
+def python(code: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -194,11 +194,12 @@ from cotree.grpo import cli
 from cotree.grpo.run_folder import load_pipeline
 
 @cli.app.command()
-def fail() -> None:
+def run(works: bool = False) -> None:
     with cli._boundary(debug=False), cli._stage(load_pipeline("tiny.toml", [])):
-        raise RuntimeError("the weights did not arrive")
+        if not works:
+            raise RuntimeError("the weights did not arrive")
 
-sys.exit(cli.main(["fail"]))
+sys.exit(cli.main(["run", *sys.argv[1:]]))
 """
 
 
@@ -211,6 +212,11 @@ def test_a_failed_run_is_exit_code_1_and_its_traceback_is_kept(config: Path):
     kept = (config.parent / "runs" / "tiny" / "traceback.txt").read_text()
     assert "Traceback" in kept
     assert "the weights did not arrive" in kept
+
+    again = python(FAILING, config.parent, "--works")  # it was resumed, say, and ends well
+    again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert not (config.parent / "runs" / "tiny" / "traceback.txt").exists()
 
 
 def test_the_module_is_the_command(config: Path):

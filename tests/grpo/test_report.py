@@ -213,6 +213,14 @@ def test_a_configuration_of_another_version_does_not_stop_the_report(run: RunFol
     assert "[retired]" in page
 
 
+def test_a_start_that_failed_is_told(run: RunFolder):
+    run.traceback.write_text(
+        "Traceback (most recent call last):\n  ...\nValueError: <b>too hot</b>\n"
+    )
+    page = text_of(write_report(run.root).read_text())
+    assert "The last start ended in an error: ValueError: <b>too hot</b>" in page
+
+
 def test_the_report_tells_code_machine_and_configuration(run: RunFolder):
     page = text_of(write_report(run.root).read_text())
     start = json.loads(run.starts.read_text())
