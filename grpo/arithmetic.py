@@ -134,28 +134,50 @@ def _tree(rng: random.Random, operands: int, target: int, largest: int) -> Expre
         if _same_rank(operator, left):
             return None
         left, right = right, left
+    elif operator == "+" and _is_product(left) and not _is_product(right):
+        # b*c+a means the same whoever ignores precedence; a+b*c does not, so it is the form asked.
+        left, right = (left, right) if _is_sum(right) else (right, left)
     return Operation(operator, left, right)
 
 
 def _operation(rng: random.Random, target: int, largest: int) -> tuple[Operator, int, int]:
     """An operator and two values in 0..largest that it joins to `target`.
 
-    Products come up half of the time where there is one without a factor 1: precedence matters
-    only next to a product.
+    A product comes up three times out of four where there is one without a factor 1, because
+    precedence matters only next to a product.
     """
-    factors = [a for a in range(2, target) if target % a == 0]
-    if factors and rng.random() < 0.5:
+    factors = _factors(target)
+    if factors and rng.random() < 0.75:
         factor = rng.choice(factors)
         return "*", factor, target // factor
     if rng.random() < 0.5:
-        part = rng.randint(0, target)
-        return "+", part, target - part
-    part = rng.randint(0, largest - target)
+        part = _part(rng, target)
+        return "+", target - part, part
+    part = _part(rng, largest - target)
     return "-", target + part, part
 
 
+def _part(rng: random.Random, most: int) -> int:
+    """A number in 0..most; half of the time one that can be a product, if there is any."""
+    products = [number for number in range(most + 1) if _factors(number)]
+    return rng.choice(products) if products and rng.random() < 0.5 else rng.randint(0, most)
+
+
+def _factors(number: int) -> list[int]:
+    """Divisors other than 1 and the number itself."""
+    return [a for a in range(2, number) if number % a == 0]
+
+
 def _same_rank(operator: Operator, tree: Expression) -> bool:
-    return isinstance(tree, Operation) and (tree.operator == "*") == (operator == "*")
+    return _is_product(tree) if operator == "*" else _is_sum(tree)
+
+
+def _is_product(tree: Expression) -> bool:
+    return isinstance(tree, Operation) and tree.operator == "*"
+
+
+def _is_sum(tree: Expression) -> bool:
+    return isinstance(tree, Operation) and tree.operator != "*"
 
 
 def _next_line(line: str, traces: GeneratedTraces, *, most: int, rng: random.Random) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import ray
-import ray.actor
 import ray.exceptions
 
 from cotree.grpo.config import Grading, RewardTerm
@@ -97,8 +97,8 @@ RemoteGrader = ray.remote(num_cpus=0, max_restarts=0)(Grader)
 class GraderGroup:
     """The driver's side of the grading actor."""
 
-    def __init__(self, actor: ray.actor.ActorHandle, *, first_term: str) -> None:
-        self._actor = actor
+    def __init__(self, actor: object, *, first_term: str) -> None:
+        self._actor: Any = actor  # methods of a Ray handle are made at run time
         self.first_term = first_term
         """Name of the reward that decides what counts as correct."""
 

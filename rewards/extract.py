@@ -11,8 +11,8 @@ END_OF_THINKING = "</think>"
 
 # An escaped character (`\{`, `\\`) opens and closes nothing, so it is a token of its own.
 _BRACES = re.compile(r"\\boxed\s{0,8}\{|\\.|[{}]", re.DOTALL)
-_HASHES = re.compile(r"^#### (.+)$", re.MULTILINE)
-_PHRASE = re.compile(r"\banswer[ \t*]{0,8}(?:is\b[ \t]{0,8}:?|:)([^\n]*)", re.IGNORECASE)
+_HASHES = re.compile(r"^#### ", re.MULTILINE)
+_PHRASE = re.compile(r"\banswer[ \t*]{0,8}(?:is\b[ \t]{0,8}:?|:)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s)")
 
 
@@ -47,8 +47,8 @@ def extract(completion: str) -> Extraction:
     candidates = (
         ("boxed", found[-1].content if found else ""),
         ("answer_tag", _answer_tag(text)),
-        ("hashes", _last(_HASHES, text)),
-        ("phrase", _SENTENCE_END.split(_last(_PHRASE, text).strip(" \t*"))[0]),
+        ("hashes", _after_last(_HASHES, text)),
+        ("phrase", _SENTENCE_END.split(_after_last(_PHRASE, text).strip(" \t*"))[0]),
     )
     for rule, candidate in candidates:
         if candidate.strip():
@@ -77,8 +77,9 @@ def _answer_tag(text: str) -> str:
     return text[start + len("<answer>") : end] if start >= 0 else ""
 
 
-def _last(pattern: re.Pattern[str], text: str) -> str:
-    last = ""
+def _after_last(pattern: re.Pattern[str], text: str) -> str:
+    """What follows the pattern's last match on its line."""
+    end = -1
     for match in pattern.finditer(text):
-        last = match[1]
-    return last
+        end = match.end()
+    return text[end:].partition("\n")[0] if end >= 0 else ""

@@ -160,7 +160,7 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> RewardFn:
 def _function(found: object, name: str) -> RewardFn:
     if not callable(found):
         raise RewardLookupError(f"reward {name!r} is {found!r}, which is not a function.")
-    return found
+    return found  # pyright: ignore[reportReturnType] - what it returns is checked by `combine`
 
 
 def _near(name: str, known: Mapping[str, object] | list[str]) -> str:
