@@ -125,11 +125,11 @@ def token_weights(mask: Tensor, *, aggregation: Aggregation, max_tokens: int) ->
             f"a mask of shape {tuple(mask.shape)} has no token to train on; skip the update."
         )
     if aggregation == "token_mean":
-        share = torch.full(tokens_B1.shape, 1.0 / num_tokens, dtype=torch.float64)
+        share = torch.full_like(tokens_B1, 1.0 / num_tokens, dtype=torch.float64)
     elif aggregation == "sequence_mean":
         share = 1.0 / (num_rows * tokens_B1.clamp(min=1).to(torch.float64))
     elif aggregation == "constant":
-        share = torch.full(tokens_B1.shape, 1.0 / (num_rows * max_tokens), dtype=torch.float64)
+        share = torch.full_like(tokens_B1, 1.0 / (num_rows * max_tokens), dtype=torch.float64)
     else:
         raise ValueError(
             f'aggregation = {aggregation!r} is not "token_mean", "sequence_mean" or "constant".'
