@@ -116,7 +116,7 @@ def test_the_actor_grades_like_the_plain_class(cluster: None, moody: RewardTerm)
 
 def test_errors_cross_the_actor_as_they_are(cluster: None, moody: RewardTerm):
     with pytest.raises(WorkerStartError, match="did you mean 'answer'"):
-        GraderGroup.start([RewardTerm(name="answe")], Grading())
+        GraderGroup.start([RewardTerm(name="answerx")], Grading())
     group = GraderGroup.start([moody], Grading(max_failed_frac=0.0))
     with pytest.raises(TooManyFailures, match="1 of 2"):
         group.grade([sampled(0, "a", "die")])

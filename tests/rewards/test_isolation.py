@@ -181,7 +181,7 @@ def test_children_import_no_engine(pool: IsolatedPool):
 @pytest.mark.parametrize(
     ("term", "says"),
     [
-        (Term("answe"), "did you mean 'answer'"),
+        (Term("answerx"), "did you mean 'answer'"),
         (Term("answer", options={"limit": 3}), "answer has no option 'limit'"),
         (Term("missing.py:f"), "no reward file 'missing.py'"),
     ],

@@ -65,10 +65,10 @@ def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("answe", r"did you mean 'answer'.*Known: \['answer', 'format'"),
+        ("answerx", r"did you mean 'answer'.*Known: \['answer', 'format'"),
         ("cotree.rewards.answr:answer", "no module named 'cotree.rewards.answr'"),
         ("nonexistent_module:f", "no module named 'nonexistent_module'"),
-        ("cotree.rewards.answer:answe", "has no 'answe'.*did you mean 'answer'"),
+        ("cotree.rewards.answer:answerx", "has no 'answerx'.*did you mean 'answer'"),
         ("cotree.rewards.answer:MAX_NUMBER_CHARS", "is 200, which is not a function"),
         ("missing.py:f", "no reward file 'missing.py' in the working directory"),
     ],
