@@ -45,14 +45,13 @@ def collate(
     """One step's batch. Rows are the rollouts in order, less those with nothing to train on.
 
     Advantages are `outcome + process_coef * process`, computed over all rollouts given, so a
-    truncated one still counts in its group's baseline when `mask_truncated` keeps it out of the
-    loss. Rows without a trained token are left out: they would cost a forward pass for nothing.
+    truncated one still counts in its group's baseline when `mask_truncated` leaves it out.
 
     Args:
         groups: graded; ungraded rollouts dropped before.
         advantage: baseline, scale and the weight of step scores.
-        aggregation: how tokens share the loss; see `token_weights`.
-        max_tokens: the completion length limit, for `constant`.
+        aggregation: see `token_weights`, and there `max_tokens`.
+        max_tokens: the completion length limit.
         mask_truncated: keep completions with stop_reason `length` out of the loss.
 
     Raises:

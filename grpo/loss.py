@@ -268,13 +268,8 @@ def policy_loss(
         `mismatch`, old - behavior in nats; and `kl` in nats, when there is a penalty.
 
     Raises:
-        ValueError: the shapes disagree, or `ref_logprobs` is given without `kl` or the reverse.
+        ValueError: the shapes disagree, or one of `kl` and `ref_logprobs` is given alone.
     """
-    if (kl is None) != (ref_logprobs is None):
-        raise ValueError(
-            f"policy_loss needs ref_logprobs exactly when kl is set; got kl = {kl!r} and "
-            f"ref_logprobs {'missing' if ref_logprobs is None else 'given'}."
-        )
     advantages = _per_token(advantages, logprobs, old_logprobs, behavior_logprobs, mask)
     # Masking what goes in, not just what comes out: 0 * NaN is NaN, in the backward pass too.
     logprobs, advantages = _inside(mask, logprobs), _inside(mask, advantages)
@@ -284,17 +279,17 @@ def policy_loss(
     surrogate, ratio, clipped = _surrogate(loss, logprobs, old_logprobs, advantages, mask)
     weight = _correction_weight(correction, old_logprobs, behavior_logprobs, mask)
     per_token = weight * surrogate
-    diagnostics = {
-        "ratio": ratio,
-        "clipped": clipped.to(ratio.dtype),
-        "correction_weight": weight,
-        "mismatch": old_logprobs - behavior_logprobs,
-    }
+    diagnostics = {"ratio": ratio, "clipped": clipped.to(ratio.dtype), "correction_weight": weight}
+    diagnostics["mismatch"] = old_logprobs - behavior_logprobs
     if kl is not None and ref_logprobs is not None:
         _check_shapes(logprobs, ref_logprobs)
-        divergence = kl_estimate(kl.estimator, logprobs, _inside(mask, ref_logprobs.detach()))
-        per_token = per_token + kl.coef * divergence
-        diagnostics["kl"] = divergence
+        diagnostics["kl"] = kl_estimate(
+            kl.estimator, logprobs, _inside(mask, ref_logprobs.detach())
+        )
+        per_token = per_token + kl.coef * diagnostics["kl"]
+    elif kl is not None or ref_logprobs is not None:
+        got = "missing" if ref_logprobs is None else "given"
+        raise ValueError(f"ref_logprobs come exactly when kl is set; kl = {kl!r}, they are {got}.")
     measured = {name: _inside(mask, value.detach()) for name, value in diagnostics.items()}
     return _inside(mask, per_token), measured
 

@@ -356,7 +356,7 @@ def test_the_reference_comes_exactly_with_the_penalty():
     inputs = draws()
     with pytest.raises(ValueError, match="exactly when kl is set"):
         policy_loss(GrpoLoss(), TruncatedWeights(), None, **inputs)
-    with pytest.raises(ValueError, match="ref_logprobs missing"):
+    with pytest.raises(ValueError, match="they are missing"):
         policy_loss(
             GrpoLoss(), TruncatedWeights(), Kl(coef=0.1), **{**inputs, "ref_logprobs": None}
         )
