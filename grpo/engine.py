@@ -69,6 +69,9 @@ def engine_environment(*, threads: int, cuda: bool) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        # vLLM and torch warn about themselves at each start; none of it concerns the run.
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
     if not cuda:
         # The first request with log-probabilities compiles a helper for 8-18 s, to no benefit.
@@ -90,6 +93,7 @@ def engine_options(generator: config.Generator, *, cuda: bool) -> dict[str, Any]
         # A checkpoint's generation_config.json would change temperature, top-p and top-k silently.
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
+        "use_tqdm_on_load": False,
         "worker_extension_cls": "cotree.grpo.engine_worker.EngineWorker",
     }
     if cuda:

@@ -228,8 +228,9 @@ class GeneratorGroup:
         if failed is not None:
             raise failed.cause from failed
         if died is not None:
+            reason = str(died).splitlines()[0]
             raise GeneratorDiedError(
-                f"generator replica {sorted(self._dead)[0]} of {self.replicas} is gone ({died}). "
+                f"generator replica {min(self._dead)} of {self.replicas} is gone ({reason}) "
                 "restart() replaces it; if it happens again look for the out-of-memory killer."
             ) from died
         return results

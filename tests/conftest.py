@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = write_character_tokenizer(folder)
     write_tiny_model(folder, seed=0, vocab_size=-(-size // 32) * 32)
     return folder
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray node of this module's own; its actors end with it."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=256 << 20)
+    yield
+    ray.shutdown()
