@@ -84,20 +84,28 @@ def process_advantages(
     step_last_tokens: Sequence[Sequence[int]],
     lengths: Sequence[int],
     groups: Sequence[int],
+    *,
+    discount: float,
 ) -> list[Tensor]:
     """Advantages per token from scores of reasoning steps; higher is better.
 
         v'_ij = (v_ij - mean(v)) / std(v)         over all steps of all rollouts of i's group
-        A_it  = sum of v'_ij over the steps j that end at or after token t
+        A_it  = sum over k >= j of discount^(k - j) * v'_ik
 
-    So a token is credited with the steps it helped to write and all that follow, never with those
-    before it. Equal scores throughout a group give exactly zero.
+    where j is the first step that ends at or after token t. So a token is credited with the step
+    it helped to write and, discounted, with those that follow, never with those before it. Equal
+    scores throughout a group give exactly zero.
+
+    `discount` 1 is the paper's sum. With scores that judge each step by itself, that sum pays a
+    wrong step for the right ones after it, and a long completion for its length; 0 credits each
+    token with its own step alone.
 
     Args:
         step_values: per rollout, the score of each step. A rollout may have none.
         step_last_tokens: per rollout, the index in the completion of each step's last token.
         lengths: T_i, completion tokens of each rollout.
         groups: equal for the rollouts of one problem.
+        discount: per step, in [0, 1].
 
     Returns:
         Per rollout [T_i] float64. Zeros for a rollout without steps.
@@ -118,10 +126,15 @@ def process_advantages(
     advantages: list[Tensor] = []
     for values, last_tokens, length, group in rollouts:
         mean, std = moments[group]
-        at_end = torch.zeros(length, dtype=torch.float64)
-        for value, token in zip(values, last_tokens, strict=True):
-            at_end[token] += (value - mean) / std if std > 0 else 0.0
-        advantages.append(at_end.flip(0).cumsum(0).flip(0))  # sum over ends at or after t
+        per_token = torch.zeros(length, dtype=torch.float64)
+        credit = 0.0
+        first_tokens = [0, *(token + 1 for token in last_tokens[:-1])][: len(last_tokens)]
+        for value, first, last in reversed(
+            list(zip(values, first_tokens, last_tokens, strict=True))
+        ):
+            credit = discount * credit + ((value - mean) / std if std > 0 else 0.0)
+            per_token[first : last + 1] = credit
+        advantages.append(per_token)
     return advantages
 
 

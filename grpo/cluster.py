@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def place(pipeline: Pipeline, *, generators: int, learners: int, gpus: float) ->
 
 
 @contextmanager
-def cluster(pipeline: Pipeline, *, generators: int, learners: int) -> Iterator[Placement]:
+def cluster(pipeline: Pipeline, *, generators: int, learners: int) -> Generator[Placement]:
     """Connects to Ray for one stage and leaves nothing running behind.
 
     Inside a Ray job (`RAY_ADDRESS` is set) it joins that cluster; otherwise it starts a private

@@ -248,6 +248,7 @@ def _token_advantages(groups: Sequence[Group], advantage: Advantage) -> list[Ten
         ],
         lengths,
         labels,
+        discount=advantage.process_discount,
     )
     return [
         values + advantage.process_coef * steps

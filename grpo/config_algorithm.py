@@ -83,6 +83,18 @@ class Advantage(Strict):
     process_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of process supervision: step scores, normalised over the group, summed over the
     following steps. Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.3. 0 is off."""
+    process_discount: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Per step. 1 is the paper's sum. Where a scorer judges each step by itself, that sum pays a
+    wrong step for the right ones after it; 0 credits tokens with their own step alone."""
+
+    @model_validator(mode="after")
+    def _discount_has_an_effect(self) -> Advantage:
+        if self.process_coef == 0 and "process_discount" in self.model_fields_set:
+            raise ValueError(
+                "advantage.process_discount has no effect with advantage.process_coef = 0; "
+                "raise process_coef or drop it."
+            )
+        return self
 
 
 class LossBase(Strict):
@@ -237,6 +249,12 @@ class Train(Strict):
             raise ValueError(
                 f"overlong.buffer_tokens = {self.overlong.buffer_tokens} must be below "
                 f"rollout.max_tokens = {self.rollout.max_tokens}."
+            )
+        if isinstance(self.loss, ReinforceLoss) and self.updates_per_step > 1:
+            raise ValueError(
+                f'loss.type = "reinforce" has no ratio, so updates_per_step = '
+                f"{self.updates_per_step} would train on stale samples uncorrected. Set it to 1, "
+                'or choose "grpo" or "cispo".'
             )
         if self.prompts_per_step * size < self.updates_per_step:
             raise ValueError(

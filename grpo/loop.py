@@ -42,14 +42,14 @@ def train_loop(train: Train, parts: Parts, *, start: int) -> None:
             batch = step_batch(train, kept)
             if batch is not None:
                 with parts.phases("learn"):
-                    stats |= parts.learner.step(batch)
+                    stats.update(parts.learner.step(batch))
                 with parts.phases("sync"):
-                    stats |= parts.sync()
+                    stats.update(parts.sync())
         done = step + 1
         if train.evaluate_every and done % train.evaluate_every == 0 and done < train.num_steps:
             with parts.phases("evaluate"):
-                stats |= evaluation_stats(parts.evaluate())
-        parts.log.write(done, stats | step_speed(groups, parts.phases.take()))
+                stats.update(evaluation_stats(parts.evaluate()))
+        parts.log.write(done, {**stats, **step_speed(groups, parts.phases.take())})
         parts.log.write_samples(done, groups)
         if done % train.save_every == 0 or done == train.num_steps:
             parts.save(done)
@@ -93,7 +93,7 @@ def sample_step(
     return (
         groups,
         kept[: train.prompts_per_step],
-        stats | rollout_stats(groups, first_term=parts.first_term),
+        {**stats, **rollout_stats(groups, first_term=parts.first_term)},
     )
 
 
@@ -120,11 +120,15 @@ def evaluation_stats(evaluation: Evaluation) -> Stats:
 
 
 def step_speed(groups: list[Group], seconds: Stats) -> Stats:
-    """The step's seconds by phase, and tokens per second of waiting for each."""
-    speed = dict(seconds)
-    completion = sum(len(r.completion.token_ids) for g in groups for r in g.rollouts)
-    prompt = sum(len(g.prompt_ids) * len(g.rollouts) for g in groups)
-    for phase, tokens in (("generate", completion), ("learn", prompt + completion)):
-        if seconds.get(f"seconds/{phase}", 0.0) > 0:
-            speed[f"tokens_per_second/{phase}"] = tokens / seconds[f"seconds/{phase}"]
-    return speed
+    """The step's seconds by phase, and the learner's tokens per second, prompts included.
+
+    The generators report their own speed (`sync`): with staleness the loop hardly waits for them.
+    """
+    if not seconds.get("seconds/learn"):
+        return seconds
+    tokens = sum(
+        len(group.prompt_ids) + len(rollout.completion.token_ids)
+        for group in groups
+        for rollout in group.rollouts
+    )
+    return {**seconds, "tokens_per_second/learn": tokens / seconds["seconds/learn"]}

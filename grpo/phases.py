@@ -2,10 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-
-from cotree.grpo.types import Stats
 
 
 class Phases:
@@ -15,7 +13,7 @@ class Phases:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str) -> Generator[None]:
         """Adds the time spent inside to `name`."""
         start = time.perf_counter()
         try:
@@ -23,7 +21,7 @@ class Phases:
         finally:
             self._seconds[name] += time.perf_counter() - start
 
-    def take(self) -> Stats:
+    def take(self) -> dict[str, float]:
         """`seconds/<name>` since the last call."""
         taken = {f"seconds/{name}": seconds for name, seconds in self._seconds.items()}
         self._seconds.clear()

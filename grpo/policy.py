@@ -18,7 +18,7 @@ from cotree.grpo.types import Batch
 from cotree.kernels.token_logprobs import token_logprobs
 
 CHUNK_LOGITS = 1 << 26
-"""Logits the kernel holds at once: 256 MiB in float32."""
+"""Logits in one chunk of the kernel, which holds about three such: 0.75 GiB in float32."""
 AGREEMENT_NATS = 1e-3
 """Largest gap between our log-probabilities and the model's own, both in float32."""
 

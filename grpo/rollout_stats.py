@@ -35,7 +35,7 @@ def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
     }
     for term in rewards[0].breakdown:
         stats[f"reward/{term}"] = fmean(reward.breakdown[term] for reward in rewards)
-    return stats | _verdict_shares(rewards)
+    return {**stats, **_verdict_shares(rewards)}
 
 
 def _verdict_shares(rewards: Sequence[Reward]) -> Mapping[str, float]:

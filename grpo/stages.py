@@ -41,15 +41,16 @@ def sft_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[str
         raise ConfigError("this configuration has no [sft] section; there is no cold start to run.")
     folder = RunFolder.of(pipeline)
     folder.prepare(pipeline, stage="sft", resume=resume)
-    if pipeline.sft.threads:
-        learner = pipeline.learner.model_copy(update={"threads": pipeline.sft.threads})
+    sft = pipeline.sft
+    if sft.threads:
+        learner = pipeline.learner.model_copy(update={"threads": sft.threads})
         pipeline = pipeline.model_copy(update={"learner": learner})
     started = time.perf_counter()
     with (
         cluster(pipeline, generators=0, learners=pipeline.learner.processes) as placement,
         RunLog(
             folder.stage("sft"),
-            num_steps=pipeline.sft.num_steps,
+            num_steps=sft.num_steps,
             json_lines=json_lines,
             trackers=pipeline.trackers,
         ) as log,

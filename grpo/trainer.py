@@ -17,10 +17,10 @@ from cotree.grpo.result import add_seconds, read_result, update_result
 from cotree.grpo.rollout_source import RolloutSource
 from cotree.grpo.run_folder import RunFolder
 from cotree.grpo.sampler import Sampler
-from cotree.grpo.types import Stats
-from cotree.grpo.weights import Canary
+from cotree.grpo.weight_sync import WeightSync
 
 _CANARY_PROMPTS = 4
+"""Prompts laid end to end: more tokens to agree on than one short prompt has."""
 
 
 class Trainer:
@@ -56,6 +56,16 @@ class Trainer:
             seed=self._pipeline.seed,
             phases=self._phases,
         )
+        prompts = [
+            token
+            for problem in self._sampler.test_problems[:_CANARY_PROMPTS]
+            for token in self._sampler.encode(problem.prompt)
+        ]
+        self._sync = WeightSync(
+            self._learner,
+            self._sampler.generators,
+            canary_ids=tuple(prompts[: self._pipeline.generator.max_model_len - 1]),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,7 +77,7 @@ class Trainer:
         self._sync()  # at version 0 too: the proof covers the engine's own loading
         if start == 0:
             before = self._evaluate_to("accuracy_before", resumed=False)
-            self._log.write(0, evaluation_stats(before) | self._phases.take())
+            self._log.write(0, evaluation_stats(before))
         began = time.perf_counter()
         train_loop(self._train, self._parts(), start=start)
         add_seconds(self._folder.result, "train", time.perf_counter() - began, resumed=start > 0)
@@ -100,21 +110,6 @@ class Trainer:
             seed=self._pipeline.seed,
             engine_dtype=self._pipeline.generator.dtype,
         )
-
-    def _sync(self) -> Stats:
-        """Moves the weights; returns once every generator has proven that it holds them."""
-        tokens = tuple(
-            token
-            for problem in self._sampler.test_problems[:_CANARY_PROMPTS]
-            for token in self._sampler.encode(problem.prompt)
-        )
-        tokens = tokens[: self._pipeline.generator.max_model_len - 1]
-        canary = Canary(tokens, tuple(self._learner.logprobs([tokens], [1])[0]))
-        proofs = self._sampler.generators.load_weights(self._learner.weights(), canary)
-        return {
-            "sync/canary_max_gap_nats": max(proof.canary_max_gap_nats for proof in proofs),
-            "sync/proven_tensors": float(sum(proof.tensors for proof in proofs)),
-        }
 
     def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:
         began = time.perf_counter()

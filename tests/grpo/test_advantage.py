@@ -172,7 +172,7 @@ def test_process_numbers_by_hand():
     # Rollout 1: one step ends at token 0 (v = -1), T = 2.
     s = math.sqrt(1.5)
     first, second, third = process_advantages(
-        [[1.0, 0.0], [-1.0], []], [[1, 3], [0], []], [5, 2, 3], [4, 4, 4]
+        [[1.0, 0.0], [-1.0], []], [[1, 3], [0], []], [5, 2, 3], [4, 4, 4], discount=1.0
     )
     torch.testing.assert_close(first, torch.tensor([s, s, 0, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(second, torch.tensor([-s, 0], dtype=torch.float64))
@@ -185,7 +185,7 @@ def test_process_matches_the_papers_double_sum():
     values = [torch.randn(n, generator=generator).tolist() for n in (3, 1, 4, 2)]
     ends = [[2, 5, 6], [0], [0, 1, 1, 7], [3, 4]]
     lengths, groups = [7, 3, 9, 5], [0, 0, 1, 1]
-    got = process_advantages(values, ends, lengths, groups)
+    got = process_advantages(values, ends, lengths, groups, discount=1.0)
     for i in range(4):
         pool = [v for j in range(4) if groups[j] == groups[i] for v in values[j]]
         mean = sum(pool) / len(pool)
@@ -199,14 +199,31 @@ def test_process_matches_the_papers_double_sum():
         )
 
 
+def test_discount_zero_credits_each_token_with_its_own_step_alone():
+    # Values -1, 1, 1, -1: mean 0, std 1. Steps end at tokens 1, 3, 4 and 4 of 6: the last one has
+    # no token of its own, and token 5 is after all of them.
+    (got,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=0.0)
+    assert got.tolist() == [-1.0, -1.0, 1.0, 1.0, 1.0, 0.0]
+    # At 1 the wrong first step is paid for the right ones after it: -1 + 1 + 1 - 1 = 0.
+    (summed,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=1.0)
+    assert summed.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    # At 1/2: -1 + 1/2 + 1/4 - 1/8 = -3/8; 1 + 1/2 - 1/4 = 5/4; 1 - 1/2 = 1/2.
+    (half,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=0.5)
+    assert half.tolist() == [-0.375, -0.375, 1.25, 1.25, 0.5, 0.0]
+
+
 def test_equal_step_values_give_exactly_zero():
-    got = process_advantages([[0.1] * 3, [0.1] * 4], [[0, 1, 2], [0, 1, 2, 3]], [3, 4], [0, 0])
+    got = process_advantages(
+        [[0.1] * 3, [0.1] * 4], [[0, 1, 2], [0, 1, 2, 3]], [3, 4], [0, 0], discount=1.0
+    )
     assert [x for row in got for x in row.tolist()] == [0.0] * 7
 
 
 def test_groups_do_not_see_each_others_steps():
-    alone = process_advantages([[1.0], [2.0]], [[0], [0]], [1, 1], [0, 0])
-    beside = process_advantages([[1.0], [2.0], [50.0]], [[0], [0], [0]], [1, 1, 1], [0, 0, 1])
+    alone = process_advantages([[1.0], [2.0]], [[0], [0]], [1, 1], [0, 0], discount=1.0)
+    beside = process_advantages(
+        [[1.0], [2.0], [50.0]], [[0], [0], [0]], [1, 1, 1], [0, 0, 1], discount=1.0
+    )
     assert [a.tolist() for a in alone] == [b.tolist() for b in beside[:2]]
     assert beside[2].tolist() == [0.0]
 
@@ -214,13 +231,13 @@ def test_groups_do_not_see_each_others_steps():
 @pytest.mark.parametrize("ends", [[1, 0], [0, 3], [-1, 0]])
 def test_steps_out_of_order_or_outside_are_refused(ends):
     with pytest.raises(ValueError, match="must rise within"):
-        process_advantages([[1.0, 2.0]], [ends], [3], [0])
+        process_advantages([[1.0, 2.0]], [ends], [3], [0], discount=1.0)
 
 
 def test_step_lists_of_different_length_are_refused():
     with pytest.raises(ValueError, match="2 step values but 1 last tokens"):
-        process_advantages([[1.0, 2.0]], [[0]], [3], [0])
+        process_advantages([[1.0, 2.0]], [[0]], [3], [0], discount=1.0)
     with pytest.raises(ValueError, match="zip"):
-        process_advantages([[1.0]], [[0]], [3, 4], [0])
+        process_advantages([[1.0]], [[0]], [3, 4], [0], discount=1.0)
     with pytest.raises(ValueError, match="finite"):
-        process_advantages([[math.inf]], [[0]], [3], [0])
+        process_advantages([[math.inf]], [[0]], [3], [0], discount=1.0)

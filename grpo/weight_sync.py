@@ -1,0 +1,52 @@
+"""From a learner's update to generators that have proven to hold it."""
+
+from cotree.grpo.generator import GeneratorGroup
+from cotree.grpo.learner import LearnerGroup
+from cotree.grpo.types import Stats
+from cotree.grpo.weights import Canary
+
+
+class WeightSync:
+    """Callable: moves the learner's weights to every generator and measures the pair.
+
+    Args:
+        learner: where the weights come from.
+        generators: where they go.
+        canary_ids: a sequence whose log-probabilities both sides must agree on; 2 tokens or more.
+    """
+
+    def __init__(
+        self, learner: LearnerGroup, generators: GeneratorGroup, *, canary_ids: tuple[int, ...]
+    ) -> None:
+        self._learner = learner
+        self._generators = generators
+        self._canary_ids = canary_ids
+        self._sampled = 0.0
+        self._busy_seconds = 0.0
+
+    def __call__(self) -> Stats:
+        """Returns once every generator serves the learner's version.
+
+        Raises:
+            WeightSyncError: a generator could not prove it; the run must stop.
+        """
+        logprobs = self._learner.logprobs([self._canary_ids], [1])[0]
+        canary = Canary(self._canary_ids, tuple(logprobs))
+        proofs = self._generators.load_weights(self._learner.weights(), canary)
+        return {
+            "sync/canary_max_gap_nats": max(proof.canary_max_gap_nats for proof in proofs),
+            "sync/proven_tensors": float(sum(proof.tensors for proof in proofs)),
+            **self._engine_speed(),
+        }
+
+    def _engine_speed(self) -> Stats:
+        """Tokens per second of the replicas while they sampled, since the last sync."""
+        totals = self._generators.stats()
+        sampled = sum(total["tokens"] for total in totals)
+        # Replicas sample side by side: the group's time is their mean.
+        seconds = sum(total["seconds"] for total in totals) / len(totals)
+        tokens, busy = sampled - self._sampled, seconds - self._busy_seconds
+        self._sampled, self._busy_seconds = sampled, seconds
+        if tokens <= 0 or busy <= 0:  # nothing sampled, or a replaced replica counts from zero
+            return {}
+        return {"engine/busy_seconds": busy, "tokens_per_second/generate": tokens / busy}
