@@ -119,7 +119,7 @@ def evaluate(
         for problem in chosen
     ]
     sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p)
-    completions = generators.submit(requests, sampling, min_version=min_version).result()
+    completions = generators.submit(requests, sampling, min_version=min_version).healed_result()
     groups = graders.grade(
         [(r.problem, r.prompt_ids, c) for r, c in zip(requests, completions, strict=True)]
     )

@@ -6,9 +6,10 @@ samples with the weights before the load: bounded staleness needs no clock and r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import ray
@@ -30,6 +31,10 @@ __all__ = [
 
 RayHandle: TypeAlias = Any
 """Actors and references, untyped in Ray."""
+
+_LOG = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _ALIVE_SECONDS = 2.0
 """A dead actor answers with an error well within this time; a silent one is busy."""
@@ -70,6 +75,10 @@ class PendingSamples:
         self.order = 0
         """Place in the sequence of submissions."""
         self._group = group
+
+    def healed_result(self) -> list[tuple[Completion, ...]]:
+        """As `result`, after replacing replicas that died: the same samples, some seconds later."""
+        return self._group.healed(self.result)
 
     def result(self) -> list[tuple[Completion, ...]]:
         """Waits; one tuple per request, in the order of the submission.
@@ -198,6 +207,19 @@ class GeneratorGroup:
             loads.extend((replica, ref) for ref in self._replay(replica))
         return self.get(loads)
 
+    def healed(self, call: Callable[[], Result]) -> Result:
+        """The result of `call`, which is made again once if a replica is found dead.
+
+        Raises:
+            GeneratorDiedError: a replica died again; something kills them.
+        """
+        try:
+            return call()
+        except GeneratorDiedError as error:
+            _LOG.warning("%s Restarting it; its work is repeated with the same seeds.", error)
+            self.restart()
+            return call()
+
     def stop(self) -> None:
         """Ends the engines; samples that were not fetched are lost."""
         for actor in self._actors:
@@ -231,7 +253,8 @@ class GeneratorGroup:
             reason = str(died).splitlines()[0]
             raise GeneratorDiedError(
                 f"generator replica {min(self._dead)} of {self.replicas} is gone ({reason}) "
-                "restart() replaces it; if it happens again look for the out-of-memory killer."
+                "If it happens again, look for the out-of-memory killer and lower "
+                "generator.kv_cache_bytes or max_num_seqs."
             ) from died
         return results
 

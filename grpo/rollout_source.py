@@ -102,7 +102,7 @@ class RolloutSource:
             return flight.groups
         assert flight.pending is not None
         with self._phases("generate"):
-            completions = flight.pending.result()
+            completions = flight.pending.healed_result()
         with self._phases("grade"):
             return self._graders.grade(
                 [

@@ -32,7 +32,8 @@ class WeightSync:
         """
         logprobs = self._learner.logprobs([self._canary_ids], [1])[0]
         canary = Canary(self._canary_ids, tuple(logprobs))
-        proofs = self._generators.load_weights(self._learner.weights(), canary)
+        update = self._learner.weights()
+        proofs = self._generators.healed(lambda: self._generators.load_weights(update, canary))
         return {
             "sync/canary_max_gap_nats": max(proof.canary_max_gap_nats for proof in proofs),
             "sync/proven_tensors": float(sum(proof.tensors for proof in proofs)),

@@ -15,9 +15,9 @@ def test_wilson_interval_of_a_known_example():
 def test_an_interval_never_leaves_0_to_1_nor_collapses_at_its_ends():
     # p = 0: center = half = z^2 / 2n / (1 + z^2 / n), so the interval is [0, z^2 / (n + z^2)].
     low, high = wilson_interval(0, 10)
-    assert low == 0.0
+    assert low == pytest.approx(0.0)
     assert high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
-    assert wilson_interval(10, 10)[1] == 1.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
 
 
 def test_samples_of_one_problem_do_not_count_as_independent():

@@ -20,7 +20,7 @@ class Answered:
     def __init__(self, samples):
         self._samples = samples
 
-    def result(self):
+    def healed_result(self):
         return self._samples
 
 
