@@ -29,7 +29,13 @@ from cotree.grpo.objective import StepStatistics, micro_batch_loss
 from cotree.grpo.policy import Policy, check_policy, to_device
 from cotree.grpo.schedule import learning_rate
 from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
-from cotree.grpo.trainable import LearnerSpec, adamw, trainable_model, use_deterministic_kernels
+from cotree.grpo.trainable import (
+    LearnerSpec,
+    adamw,
+    starting_model,
+    trainable_model,
+    use_deterministic_kernels,
+)
 from cotree.grpo.types import Batch, Stats
 from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
 from cotree.grpo.weights import WeightUpdate, make_update
@@ -233,9 +239,7 @@ class Learner:
         """
         if self._train is None or self._train.kl is None or self._spec.learner.lora is not None:
             return None
-        model = load_model(
-            self._spec.model_path, dtype=torch.float32, revision=self._spec.revision
-        ).requires_grad_(requires_grad=False)
+        model = starting_model(self._spec).requires_grad_(requires_grad=False)
         # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
         policy = Policy(model.eval(), packing=self._spec.learner.packing)
         if self._spec.learner.sharding == "ddp":

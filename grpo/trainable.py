@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cotree.grpo import config
+from cotree.grpo.attention import use_float32_attention
 from cotree.grpo.config_algorithm import Dtype, Optimizer
 from cotree.grpo.models import load_model
 from cotree.grpo.objective import Objective
@@ -52,12 +53,20 @@ def _seeded(seed: int) -> Generator[None]:
         yield
 
 
+def starting_model(spec: LearnerSpec) -> PreTrainedModel:
+    """The model that training starts from, float32; also the reference policy."""
+    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
+    if spec.learner.dtype == "bfloat16" and not torch.cuda.is_available():
+        use_float32_attention(model)
+    return model
+
+
 def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
-    """The starting model in float32, without dropout, with adapters when asked for.
+    """The starting model without dropout, with adapters when asked for.
 
     Dropout would make the log-probabilities of training differ from those that were sampled.
     """
-    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
+    model = starting_model(spec)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):

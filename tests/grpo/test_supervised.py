@@ -105,7 +105,7 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """Stands for whatever ends a run."""
 
 
@@ -122,9 +122,9 @@ def test_an_interrupted_cold_start_resumes_to_the_same_bits(tmp_path: Path):
 
     def stop_in_step_3(step: int, _) -> None:
         if step == 3:
-            raise Interrupted
+            raise InterruptedRunError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run_sft(_pipeline(tmp_path / "cut"), resume=False, log=stop_in_step_3)
     assert not (tmp_path / "cut" / "sft" / "model").exists()
 
