@@ -45,7 +45,7 @@ def test_without_old_logprobs_the_present_policy_is_the_old_one():
 
 def test_a_penalty_without_reference_is_an_error():
     batch = random_batch(0)
-    with pytest.raises(ValueError, match="ref_logprobs exactly when kl"):
+    with pytest.raises(ValueError, match="exactly when kl is set"):
         micro_batch_loss(
             train_config(kl=KL),
             batch,
