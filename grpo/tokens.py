@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cotree.grpo.config import Prompt
+from cotree.grpo.models import encode_checked
 from cotree.grpo.types import PromptTokens
 
 
-def load_tokenizer(path: str, *, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, revision: str | None) -> PreTrainedTokenizerFast:
     """The tokenizer of a checkpoint. Remote code is never executed."""
     return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
 
 
 def prompt_encoder(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt
+    tokenizer: PreTrainedTokenizerFast, prompt: Prompt
 ) -> Callable[[str], PromptTokens]:
     """Encodes rendered prompts.
 
@@ -25,14 +26,12 @@ def prompt_encoder(
         ValueError: the prompt is empty, has characters the tokenizer does not know, or ends in an
             end-of-sequence token, after which a model has nothing to say.
     """
-    unknown = tokenizer.unk_token_id
 
     def encode(text: str) -> PromptTokens:
+        encode_checked(tokenizer, text)
         ids = tuple(tokenizer.encode(text, add_special_tokens=not prompt.chat))
         if not ids:
             raise ValueError(f"the prompt {text!r} has no tokens; check prompt.template.")
-        if unknown is not None and unknown in ids:
-            raise ValueError(f"the tokenizer has no token for part of the prompt {text!r}.")
         if ids[-1] == tokenizer.eos_token_id:
             raise ValueError(
                 f"the tokenizer ends the prompt {text!r} with its end-of-sequence token; "

@@ -94,7 +94,7 @@ def test_work_keeps_its_place_before_a_load_and_survives_a_killed_replica(
     ray.get(pid_call)  # queued behind the samples: they are done
     unfinished = group.submit(asked * 4, SAMPLING, min_version=2)
     os.kill(ray.get(pid_call), signal.SIGKILL)
-    with pytest.raises(GeneratorDiedError, match="replica 1 of 2 .*out-of-memory"):
+    with pytest.raises(GeneratorDiedError, match=r"replica 1 of 2 .*out-of-memory"):
         group.load_weights(*third)
     with pytest.raises(GeneratorDiedError):
         unfinished.result()

@@ -1,0 +1,34 @@
+"""Tests for grpo/tokens.py."""
+
+from pathlib import Path
+
+import pytest
+
+from cotree.grpo.config import NewModel, Prompt
+from cotree.grpo.models import create_model
+from cotree.grpo.problems import ALPHABET
+from cotree.grpo.tokens import load_tokenizer, prompt_encoder
+
+
+@pytest.fixture(scope="module")
+def encode(tmp_path_factory: pytest.TempPathFactory):
+    folder: Path = tmp_path_factory.mktemp("model")
+    model = NewModel(type="new", layers=1, width=32, heads=1, kv_heads=1, mlp_width=32)
+    create_model(model, folder, alphabet=ALPHABET, seed=0)
+    tokenizer = load_tokenizer(str(folder), revision=None)
+    encoder = prompt_encoder(tokenizer, Prompt())
+    return lambda text: tokenizer.decode(encoder(text))
+
+
+def test_a_prompt_survives_the_round_trip(encode):
+    assert encode("(1+20)*3\n") == "(1+20)*3\n"
+
+
+def test_an_unknown_character_is_named(encode):
+    with pytest.raises(ValueError, match=r"no token for '\^'"):
+        encode("2^3\n")
+
+
+def test_an_empty_prompt_is_refused(encode):
+    with pytest.raises(ValueError, match="no tokens"):
+        encode("")
