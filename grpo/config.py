@@ -145,9 +145,9 @@ class Generator(Strict):
     """Memory for the key-value cache of one replica (CPU and GPU alike)."""
     threads: PositiveInt = 1
     """OpenMP threads of one replica on a CPU. One makes sampling bit-deterministic."""
-    sync_tolerance_nats: PositiveFloat = 0.5
-    """Largest canary log-probability gap between engine and learner after a weight sync.
-    Digests already prove the weights; this bounds arithmetic differences (dtype, kernels)."""
+    sync_tolerance_nats: PositiveFloat = 0.1
+    """Largest mean canary log-probability gap between engine and learner after a weight sync.
+    Digests already prove the weights; this bounds what differs in arithmetic (dtype, kernels)."""
 
 
 # --- cold start ------------------------------------------------------------------------------

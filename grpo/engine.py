@@ -182,7 +182,8 @@ class Generator:
         Raises:
             ValueError: `update` is older than what was loaded before.
             WeightSyncError: a weight differs, the prefix cache could not be dropped, or the
-                canary's log-probabilities are further apart than `sync_tolerance_nats`.
+                canary's log-probabilities are further apart, on average, than
+                `sync_tolerance_nats`.
         """
         if update.version < self._newest:
             raise ValueError(
@@ -200,17 +201,24 @@ class Generator:
                 "the engine refused to drop its prefix cache, which holds keys and values of the "
                 "previous weights: requests are still running. Finish sampling before a sync."
             )
-        gap = self._canary_gap(canary)
-        if not gap <= self._generator.sync_tolerance_nats:
+        gaps = self._canary_gaps(canary)
+        mean_gap = sum(gaps) / len(gaps)
+        if not mean_gap <= self._generator.sync_tolerance_nats:
             raise WeightSyncError(
                 f"policy v{update.version}: all {len(expected)} weights arrived, but the canary's "
-                f"log-probabilities differ by {gap:.4g} nats from the learner's, more than "
+                f"log-probabilities differ by {mean_gap:.4g} nats a token from the learner's; "
                 f"generator.sync_tolerance_nats = {self._generator.sync_tolerance_nats:g}. Learner "
                 "and engine compute different functions of the same weights (another architecture "
                 "setting or dtype?); raise the tolerance only if the dtype explains the gap."
             )
         self._version = update.version
-        return SyncProof(update.version, len(expected), gap, time.perf_counter() - started)
+        return SyncProof(
+            version=update.version,
+            tensors=len(expected),
+            canary_mean_gap_nats=mean_gap,
+            canary_max_gap_nats=max(gaps),
+            seconds=time.perf_counter() - started,
+        )
 
     def policy_version(self) -> int:
         """The version that `sample` would use; -1 while its weights are unproven."""
@@ -286,8 +294,8 @@ class Generator:
             self._pieces[token_ids[0]] = text
         return text
 
-    def _canary_gap(self, canary: Canary) -> float:
-        """Largest |engine - learner| over the canary's log-probabilities, in nats."""
+    def _canary_gaps(self, canary: Canary) -> list[float]:
+        """|engine - learner| of each of the canary's log-probabilities, in nats."""
         from vllm import SamplingParams
 
         # prompt_logprobs are of the raw logits and never read the prefix cache.
@@ -298,7 +306,7 @@ class Generator:
         (output,) = self._llm.generate([prompt], params, use_tqdm=False)
         scores = output.prompt_logprobs
         live = [scores[i][t].logprob for i, t in enumerate(canary.token_ids) if i > 0]
-        return max(abs(a - b) for a, b in zip(live, canary.logprobs, strict=True))
+        return [abs(a - b) for a, b in zip(live, canary.logprobs, strict=True)]
 
     def _on_worker(self, method: str, *args: object) -> VllmObject:
         (answer,) = self._llm.collective_rpc(method, args=args)

@@ -27,6 +27,7 @@ __all__ = [
     "PendingSamples",
     "Sampling",
     "StaleGeneratorError",
+    "WeightsLostError",
 ]
 
 RayHandle: TypeAlias = Any
@@ -38,6 +39,10 @@ Result = TypeVar("Result")
 
 _ALIVE_SECONDS = 2.0
 """A dead actor answers with an error well within this time; a silent one is busy."""
+
+
+class WeightsLostError(RuntimeError):
+    """The process that made a weight update died with it; there is nothing to load."""
 
 
 class GeneratorDiedError(RuntimeError):
@@ -234,6 +239,7 @@ class GeneratorGroup:
 
         Raises:
             GeneratorDiedError: a replica is gone.
+            WeightsLostError: the learner is gone.
             Exception: what the replica raised, as it raised it.
         """
         results: list[Any] = []
@@ -242,12 +248,17 @@ class GeneratorGroup:
         for replica, ref in calls:
             try:
                 results.append(ray.get(ref))
+            except RayTaskError as error:  # first: it can be a RayActorError as well, of another
+                failed = failed or error
             except RayActorError as error:
                 self._dead.add(replica)
                 died = error
-            except RayTaskError as error:
-                failed = failed or error
         if failed is not None:
+            if isinstance(failed.cause, RayActorError):
+                raise WeightsLostError(
+                    "the learner died before its weights could be handed out. Look for the "
+                    "out-of-memory killer, then continue from the last checkpoint with --resume."
+                ) from failed
             raise failed.cause from failed
         if died is not None:
             reason = str(died).splitlines()[0]

@@ -99,7 +99,7 @@ def _policy_charts(rows: Sequence[Row]) -> list[Chart]:
                 {
                     "mismatch/mean_abs_nats": "mean |difference|",
                     "mismatch/max_abs_nats": "largest",
-                    "sync/canary_max_gap_nats": "canary after sync",
+                    "sync/canary_mean_gap_nats": "canary after sync, mean",
                 },
             ),
             log=True,

@@ -1,5 +1,6 @@
 """One training run: its actors, where it resumes, and the evaluations around the loop."""
 
+import json
 import shutil
 import time
 from contextlib import ExitStack
@@ -78,14 +79,18 @@ class Trainer:
         if start == 0:
             before = self._evaluate_to("accuracy_before", resumed=False)
             self._log.write(0, evaluation_stats(before))
-        began = time.perf_counter()
         train_loop(self._train, self._parts(), start=start)
-        add_seconds(self._folder.result, "train", time.perf_counter() - began, resumed=start > 0)
+        add_seconds(self._folder.result, "train", self._seconds_in_steps(), resumed=False)
         after = self._evaluate_to("accuracy_after", resumed=True)
         self._log.write(self._train.num_steps, evaluation_stats(after))
         self._export()
         update_result(self._folder.result, {"steps": self._train.num_steps})
         return read_result(self._folder.result)
+
+    def _seconds_in_steps(self) -> float:
+        """Time in the steps that made the policy, those before a kill and a resume included."""
+        with self._folder.metrics.open(encoding="utf-8") as lines:
+            return sum(json.loads(line).get("seconds/step", 0.0) for line in lines)
 
     def _parts(self) -> Parts:
         return Parts(

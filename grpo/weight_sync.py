@@ -35,6 +35,7 @@ class WeightSync:
         update = self._learner.weights()
         proofs = self._generators.healed(lambda: self._generators.load_weights(update, canary))
         return {
+            "sync/canary_mean_gap_nats": max(proof.canary_mean_gap_nats for proof in proofs),
             "sync/canary_max_gap_nats": max(proof.canary_max_gap_nats for proof in proofs),
             "sync/proven_tensors": float(sum(proof.tensors for proof in proofs)),
             **self._engine_speed(),

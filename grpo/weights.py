@@ -62,8 +62,10 @@ class SyncProof:
     version: int
     tensors: int
     """Tensors read back from the live engine whose digests equal the learner's."""
+    canary_mean_gap_nats: float
+    """Mean distance between the engine's and the learner's log-probability of a canary token."""
     canary_max_gap_nats: float
-    """Largest distance between the engine's and the learner's log-probability of a canary token."""
+    """Of the worst token. An unlikely one has a large logit and, in bfloat16, a large rounding."""
     seconds: float
 
 

@@ -24,7 +24,7 @@ def fingerprint(model: Path) -> str:
 
 def repeatable_metrics(run: Path) -> list[dict[str, float]]:
     """The metrics without what is time."""
-    timed = ("time", "seconds", "tokens_per_second")
+    timed = ("time", "seconds", "tokens_per_second", "engine")
     return [
         {k: v for k, v in json.loads(line).items() if k.split("/")[0] not in timed}
         for line in (run / "metrics.jsonl").read_text().splitlines()
@@ -74,10 +74,9 @@ def test_a_run_leaves_its_files_and_stable_results(uninterrupted: Path):
         assert accuracy["n"] == 20
     metrics = repeatable_metrics(uninterrupted)
     assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 4]
-    for row in metrics[1:5]:
-        # Sampling and scoring the same tokens with the same weights, in bfloat16 both.
-        assert row["mismatch/mean_abs_nats"] < 0.1
-        assert row["staleness"] <= 1
+    assert [row["staleness"] for row in metrics[1:5]] == [0, 1, 1, 1]
+    # Sampled and scored with the same weights, both in bfloat16; later steps are one update apart.
+    assert metrics[1]["mismatch/mean_abs_nats"] < 0.02
     samples = [json.loads(s) for s in (uninterrupted / "samples.jsonl").read_text().splitlines()]
     assert any(sample["steps"] for sample in samples)
 
