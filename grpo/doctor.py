@@ -200,8 +200,13 @@ def _task_files(pipeline: Pipeline) -> Iterator[Finding]:
 def _cores(pipeline: Pipeline) -> Finding:
     generators = pipeline.generator.replicas * pipeline.generator.threads
     learners = pipeline.learner.processes * pipeline.learner.threads
-    needed, cores = generators + learners, usable_cores()
-    message = f"{generators} for generators + {learners} for learners, {cores} on this machine"
+    take_turns = pipeline.train is not None and pipeline.train.rollout.max_staleness == 0
+    needed = max(generators, learners) if take_turns else generators + learners
+    cores = usable_cores()
+    message = (
+        f"{generators} for generators, {learners} for learners"
+        f"{', in turn' if take_turns else ''}; {cores} on this machine"
+    )
     if needed <= cores:
         return Finding("cores", True, message)
     if "RAY_ADDRESS" in os.environ:

@@ -17,8 +17,16 @@ __all__ = ["ConfigError", "RunFolder", "Stage", "dump_toml", "load_pipeline"]
 
 Stage = Literal["sft", "train"]
 
-_FREE_ON_RESUME = ("num_steps", "save_every", "keep_checkpoints", "evaluate_every", "trackers")
-"""Last part of the keys that may differ when a run is resumed: they do not change a step."""
+_FREE_ON_RESUME = (
+    "num_steps",
+    "save_every",
+    "keep_checkpoints",
+    "evaluate_every",
+    "trackers",
+    "threads",
+)
+"""Last part of the keys that may differ when a run is resumed: they do not change what a step
+computes. (Other threads may change its last bits, as another machine would.)"""
 
 _SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
 """Sections the cold start depends on; the others may change between sft and train."""

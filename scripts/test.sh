@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands: lint, types, the default tests.
 #
-#   scripts/test.sh [pytest options, such as -k loss, -m slow, -m gpu]
+#   scripts/test.sh [pytest options, such as -k loss, -m e2e, -m slow, -m gpu]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from smoke_pipeline import CONFIG, STEPS, cotree, finish, wait_for_step
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def fingerprint(model: Path) -> str:

@@ -115,10 +115,13 @@ def test_a_model_too_large_for_the_machine_is_a_fault(tmp_path: Path):
 
 
 def test_more_threads_than_cores_is_a_warning(tmp_path: Path):
-    pipeline = pipeline_with(tmp_path, 'type = "new"', f"generator.threads={os.cpu_count()}")
-    finding = found(pipeline, "cores")
+    all_cores = f"generator.threads={os.cpu_count()}"
+    ahead = "train.rollout.max_staleness=1"  # then generators and learners work side by side
+    finding = found(pipeline_with(tmp_path, 'type = "new"', all_cores, ahead), "cores")
     assert finding.ok is None
     assert "generator.threads" in finding.remedy
+    in_turn = found(pipeline_with(tmp_path, 'type = "new"', all_cores), "cores")
+    assert in_turn.ok is True
 
 
 def test_a_token_that_others_can_read_is_a_fault(tmp_path: Path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from smoke_pipeline import CONFIG, cotree, finish, wait_for_step
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
 
