@@ -44,10 +44,14 @@ def rewriting_steps(completion: str, problem: Problem) -> Reward:
     value. A wrong line refutes itself only: the next one is judged against it, or against the
     last line that could be read.
 
-        value = sum of step values / number of steps, in [-1, 0]
+        value = min of the step values: -1 with a refuted step, else 0
 
-    A missing box counts as a refuted step, pinned on what stands after the reasoning if
-    anything does; otherwise saying nothing would beat a mistake.
+    The minimum, because a mean can be gamed: among wrong chains it prefers the one that drops a
+    hard term at the price of one refuted line and goes on with easy true ones. A missing box
+    counts as a refuted step, pinned on what stands after the reasoning if anything does;
+    otherwise saying nothing would beat a mistake.
+
+    Source: Cheng et al. 2025, arXiv:2504.15275 (min-form credit assignment).
 
     Raises:
         ValueError: the question itself is no arithmetic expression; use another reward.
@@ -76,8 +80,7 @@ def rewriting_steps(completion: str, problem: Problem) -> Reward:
     num_steps = len(steps) + num_unpinned
     num_refuted = sum(step.verdict is Verdict.REFUTED for step in steps) + num_unpinned
     reason = f"{num_refuted} of {num_steps} refuted" + (", no box" if box is None else "")
-    # Adding 0.0 turns the negative zero of a flawless trace into zero.
-    return Reward(0.0 + PENALTY * num_refuted / num_steps, reason, steps=tuple(steps))
+    return Reward(PENALTY if num_refuted else 0.0, reason, steps=tuple(steps))
 
 
 def _thinking(completion: str) -> tuple[int, int, int]:

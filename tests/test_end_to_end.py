@@ -108,6 +108,17 @@ def test_a_run_whose_learner_is_killed_resumes_to_the_same_bytes(folder: Path, u
     assert repeatable_metrics(other) == repeatable_metrics(uninterrupted)
 
 
+def test_a_run_whose_generator_is_killed_ends_in_the_same_bytes(folder: Path, uninterrupted: Path):
+    other = copy_of_the_cold_start(uninterrupted, "healed")
+    process = cotree(folder, "train", "smoke.toml", "--set", "output_dir=runs/healed")
+    wait_for_step(other, 1, process)
+    (generator,) = [p for p in descendants(process) if "Generator" in " ".join(p.cmdline())]
+    generator.send_signal(signal.SIGKILL)
+    output = finish(process, code=0)
+    assert "Restarting it" in output
+    assert fingerprint(other / "model") == fingerprint(uninterrupted / "model")
+
+
 def test_an_interrupted_run_says_so_and_leaves_no_processes(folder: Path, uninterrupted: Path):
     other = copy_of_the_cold_start(uninterrupted, "interrupted")
     process = cotree(folder, "train", "smoke.toml", "--set", "output_dir=runs/interrupted")

@@ -54,7 +54,7 @@ def test_verdicts_of_a_trace_for_2_plus_3_times_4(
     reward = judged("2+3*4", trace(*lines, box=box))
     assert [step.verdict for step in reward.steps] == verdicts
     assert [step.value for step in reward.steps] == [0.0 if v is V else -1.0 for v in verdicts]
-    assert reward.value == -verdicts.count(R) / len(verdicts)
+    assert reward.value == (-1.0 if R in verdicts else 0.0)
 
 
 def test_a_reason_shows_both_sides():
@@ -73,9 +73,9 @@ def test_spans_are_the_characters_of_the_lines():
     ("completion", "verdicts", "value"),
     [
         ("", [], -1.0),  # silence is worth no more than a mistake
-        ("<think>\n2+12\n14\n</think>\n", [V, V], -1 / 3),  # cut before the box
-        ("<think>\n2+12\n1", [V, R], -2 / 3),  # cut in the reasoning
-        ("<think>\n2+12\n14\n</think>\nIt is 14.", [V, V, R], -1 / 3),
+        ("<think>\n2+12\n14\n</think>\n", [V, V], -1.0),  # cut before the box
+        ("<think>\n2+12\n1", [V, R], -1.0),  # cut in the reasoning
+        ("<think>\n2+12\n14\n</think>\nIt is 14.", [V, V, R], -1.0),
         ("2+12\n14\n</think>\n\\boxed{14}", [V, V, V], 0.0),  # the prompt opened the block
         (r"\boxed{14}", [V], 0.0),
         (r"\boxed{15}", [R], -1.0),
@@ -93,7 +93,13 @@ def test_more_true_lines_earn_nothing():
         judged("1+2+3+4", trace("3+3+4", "6+4", "10", box="10")),
     )
     assert short.value == long.value == 0.0
-    assert str(short.value) == "0.0"  # not the negative zero
+
+
+def test_among_wrong_chains_dropping_a_term_earns_nothing():
+    # Both chains are wrong; the second skips the product and is true to itself from there on.
+    honest = judged("2*3+4*3", trace("7+4*3", "7+13", "21", box="21"))
+    dropper = judged("2*3+4*3", trace("6", box="6"))
+    assert honest.value == dropper.value == -1.0
 
 
 def test_a_question_that_is_no_expression_is_an_error_and_not_a_zero():
