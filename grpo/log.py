@@ -25,6 +25,9 @@ from cotree.rewards.types import Reward
 SAMPLES_PER_STEP = 8
 """Rollouts of a step kept in samples.jsonl unless the caller says otherwise."""
 
+PLAIN_LINES = 100
+"""Lines that a long stage writes to a log that is no terminal, about; metrics.jsonl has all."""
+
 _SHOWN = (
     ("reward", "reward/mean", "{:.3f}"),
     ("accuracy", "accuracy", "{:.1%}"),
@@ -72,6 +75,7 @@ class RunLog:
         folder.root.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._num_steps = num_steps
+        self._plain_every = max(1, num_steps // PLAIN_LINES)
         self._tracker_names = tuple(trackers)
         self._trackers: list[Tracker] | None = None  # started by the first write, see _started
         self._purge_step: int | None = None
@@ -177,7 +181,7 @@ class RunLog:
         )
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, description=shown)
-        else:
+        elif step % self._plain_every == 0 or step == self._num_steps or "eval/accuracy" in stats:
             sys.stdout.write(f"step {step}/{self._num_steps}  {shown}\n")
             sys.stdout.flush()
 

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging
 
 from cotree.grpo.config import NewModel
 
@@ -63,6 +64,7 @@ def create_model(model: NewModel, folder: Path, *, alphabet: Sequence[str], seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         network = Qwen3ForCausalLM(config).float()
+    logging.disable_progress_bar()  # one shard of a tiny model
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

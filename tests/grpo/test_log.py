@@ -47,6 +47,17 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path):
     assert (row["a"], row["b"], row["c"]) == (None, None, 1.0)
 
 
+def test_a_long_stage_writes_about_a_hundred_plain_lines(tmp_path: Path, capsys):
+    with RunLog(RunFolder(tmp_path), num_steps=1003, trackers=(), json_lines=False) as log:
+        for step in range(1, 1004):
+            log.write(step, {"eval/accuracy": 0.5} if step == 17 else {"loss": 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    shown = [int(line.split()[1].split("/")[0]) for line in lines]
+    # Each tenth (1003 // 100 = 10), the one with an evaluation, and the last.
+    assert shown == sorted([*range(10, 1001, 10), 17, 1003])
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1003
+
+
 def test_off_a_terminal_each_step_is_one_plain_line(tmp_path: Path, capsys):
     with open_log(tmp_path) as log:
         log.write(3, {"reward/mean": 0.25, "accuracy": 0.5, "seconds/step": 6.04})
