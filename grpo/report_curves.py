@@ -143,8 +143,8 @@ def speed_charts(rows: Sequence[Row]) -> list[Chart]:
             "tokens a second",
             curves(rows, rates),
             log=_spans_decades(rows, rates),
-            note="Tokens over the time the loop waited for the phase: where sampling overlaps "
-            "with learning it waits for less than the sampling took.",
+            note="generate: new tokens over the time the engine sampled. learn: prompt and "
+            "completion tokens over the time the loop waited for the learner.",
         ),
     ]
 

@@ -118,7 +118,7 @@ class RunFolder:
             self._refuse(sft_config, pipeline, sections, "train would start from the cold start")
         own.root.mkdir(parents=True, exist_ok=True)
         own.config.write_text(dump_toml(pipeline), encoding="utf-8")
-        record_start(self.starts, stage=stage, resume=resume)
+        record_start(self.starts, stage=stage, resume=resume and begun)
 
     def _refuse(
         self, saved: Path, pipeline: Pipeline, sections: tuple[str, ...], what: str

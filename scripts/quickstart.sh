@@ -56,10 +56,10 @@ PY
 
 cat <<PLAN
 cotree quickstart, everything below $PWD
-  1. install    Python packages into $venv
+  1. install    Python packages into $venv (under a minute with a fast network; 4 GB)
   2. doctor     check the machine
-  3. sft        cold start: a small model learns the format from worked solutions
-  4. train      reinforcement from rewards; measures accuracy before and after
+  3. sft        cold start: a small model learns the format from worked solutions (3 min)
+  4. train      reinforcement from rewards; measures accuracy before and after (4 min)
   5. report     $run/result.json and $run/report.html
 PLAN
 
