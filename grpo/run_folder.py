@@ -5,6 +5,7 @@ Imports no torch, ray or vllm: `cotree check` answers at once, on any machine.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,20 @@ class RunFolder:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> RunFolder:
-        return cls(Path(pipeline.output_dir))
+        """The folder of a pipeline's run.
+
+        Raises:
+            ConfigError: a relative folder inside a Ray job, which works in a copy of its working
+                directory that Ray deletes with everything in it.
+        """
+        root = Path(pipeline.output_dir)
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not root.is_absolute():
+            raise ConfigError(
+                f"output_dir = {pipeline.output_dir!r} is relative, and a Ray job runs in a copy "
+                "of its working directory that is deleted afterwards. Add --set "
+                f"output_dir=$PWD/{pipeline.output_dir} to the command, or use scripts/submit.sh."
+            )
+        return cls(root)
 
     @property
     def config(self) -> Path:

@@ -120,3 +120,13 @@ def test_reading_a_configuration_loads_neither_torch_nor_ray_nor_vllm():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_a_ray_job_does_not_write_a_run_where_it_would_be_deleted(tmp_path: Path, monkeypatch):
+    pipeline = pipeline_in(tmp_path)
+    relative = pipeline.model_copy(update={"output_dir": "runs/tiny"})
+    assert RunFolder.of(relative).root == Path("runs/tiny")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # Ray sets it for a job's entrypoint
+    with pytest.raises(ConfigError, match=r"output_dir=\$PWD/runs/tiny"):
+        RunFolder.of(relative)
+    assert RunFolder.of(pipeline).root.is_absolute()
