@@ -6,10 +6,15 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background has SIGINT ignored, and every process they start
+# would inherit that: no test of Ctrl-C could pass.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = [chr(code) for code in range(32, 127)]
 """The tiny model's vocabulary besides specials: printable ASCII, one token a character."""

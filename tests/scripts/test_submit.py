@@ -76,8 +76,7 @@ def test_stages_run_as_jobs_and_a_stopped_one_can_be_resumed(head: Head):
     job = next(found[1] for line in following.stdout if (found := re.search(r"Job (\S+)\.", line)))
     wait_for_step(run, 1, following)
     finish(head.submit("cancel", job), code=0)
-    following.communicate(timeout=60)
-    assert following.returncode != 0
+    following.communicate(timeout=60)  # its exit code says nothing: Ray's is 0 for a stopped job
 
     done = max(int(folder.name[-6:]) for folder in (run / "checkpoints").glob("step_??????"))
     steps = f"train.num_steps={done + 1}"
