@@ -154,6 +154,8 @@ def _all(refs: Sequence[Any]) -> Any:  # noqa: ANN401
             done, waiting = ray.wait(waiting, num_returns=1)
             ray.get(done)
         return ray.get(refs[0]) if refs else None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # as the learner raised it, without Ray's wrapping
     except ray.exceptions.RayActorError as error:
         raise LearnerDiedError(
             f"a learner process died: {error}. If the system ran out of memory, lower "

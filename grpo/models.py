@@ -145,12 +145,17 @@ def load_model(
             path, dtype=dtype, revision=revision, trust_remote_code=False
         )
     except OSError as error:
-        raise FileNotFoundError(
-            f"cannot load a model from {path!r} (folder exists: {Path(path).is_dir()}): {error}. "
-            "Run the stage that makes it (`cotree sft`), correct model.path, or download it; "
-            "with HF_HUB_OFFLINE=1 hub names work only when they are in the local cache."
-        ) from error
+        raise cannot_load(path, error) from error
     return cast(PreTrainedModel, model)
+
+
+def cannot_load(path: str, error: OSError) -> FileNotFoundError:
+    """What to tell about a checkpoint, or its tokenizer, that transformers could not load."""
+    return FileNotFoundError(
+        f"cannot load a model from {path!r} (folder exists: {Path(path).is_dir()}): {error}. "
+        "Run the stage that makes it (`cotree sft`), correct model.path, or download it; "
+        "with HF_HUB_OFFLINE=1 hub names work only when they are in the local cache."
+    )
 
 
 def copy_tokenizer(source: str, folder: Path, *, revision: str | None = None) -> None:

@@ -5,13 +5,20 @@ from collections.abc import Callable
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cotree.grpo.config import Prompt
-from cotree.grpo.models import encode_checked
+from cotree.grpo.models import cannot_load, encode_checked
 from cotree.grpo.types import PromptTokens
 
 
 def load_tokenizer(path: str, *, revision: str | None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint. Remote code is never executed."""
-    return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    """The tokenizer of a checkpoint. Remote code is never executed.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no such checkpoint on the hub.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        raise cannot_load(path, error) from error
 
 
 def prompt_encoder(

@@ -32,3 +32,8 @@ def test_an_unknown_character_is_named(encode):
 def test_an_empty_prompt_is_refused(encode):
     with pytest.raises(ValueError, match="no tokens"):
         encode("")
+
+
+def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"folder exists: False.*correct model\.path"):
+        load_tokenizer(str(tmp_path / "nothing"), revision=None)
