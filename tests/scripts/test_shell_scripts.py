@@ -42,7 +42,7 @@ def test_script_stops_at_the_first_error_and_can_be_run(script: Path):
 
 @each_script
 def test_script_names_no_path_of_one_machine(script: Path):
-    for place in ("/work/", "/home/", "/root/", "/opt/"):
+    for place in ("/home/", "/root/", "/opt/", "/srv/"):
         assert place not in script.read_text(), f"{script.name} names {place}"
 
 
