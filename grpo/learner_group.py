@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from cotree.grpo.weights import WeightUpdate
 
 
+_DEATH_SECONDS = 5.0
+"""Ray reports a killed process well within this time."""
+
+
 class LearnerDiedError(RuntimeError):
     """A learner process is gone, and the weights with it."""
 
@@ -155,9 +159,32 @@ def _all(refs: Sequence[Any]) -> Any:  # noqa: ANN401
             ray.get(done)
         return ray.get(refs[0]) if refs else None
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from error  # as the learner raised it, without Ray's wrapping
+        # A process that lost its partner in a collective fails too, perhaps first: tell the death.
+        died = _death(waiting)
+        if died is None:
+            raise error.cause from error  # as the learner raised it, without Ray's wrapping
+        raise _died(died) from died
     except ray.exceptions.RayActorError as error:
-        raise LearnerDiedError(
-            f"a learner process died: {error}. If the system ran out of memory, lower "
-            "learner.micro_batch_tokens; then resume from the last checkpoint (--resume)."
-        ) from error
+        raise _died(error) from error
+
+
+def _death(refs: Sequence[Any]) -> ray.exceptions.RayActorError | None:
+    """The death among calls that are still open, if one shows within some seconds."""
+    done, _ = (
+        ray.wait(list(refs), num_returns=len(refs), timeout=_DEATH_SECONDS) if refs else ([], [])
+    )
+    for ref in done:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayTaskError:
+            continue  # an error of its own, which says nothing about the others
+        except ray.exceptions.RayActorError as error:
+            return error
+    return None
+
+
+def _died(error: ray.exceptions.RayActorError) -> LearnerDiedError:
+    return LearnerDiedError(
+        f"a learner process died: {error}. If the system ran out of memory, lower "
+        "learner.micro_batch_tokens; then resume from the last checkpoint (--resume)."
+    )
