@@ -19,6 +19,8 @@ class Problem:
     """Name of the task or data set the problem came from."""
     question: str = ""
     """The question before the prompt template; step scorers parse this."""
+    columns: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The row's other fields, by name; a reward function may ask for any of them."""
 
 
 class Verdict(StrEnum):
@@ -38,6 +40,19 @@ class StepScore:
     value: float
     verdict: Verdict
     reason: str
+    left: str = ""
+    """What was compared, as the scorer read it: `2+12`, say."""
+    right: str = ""
+
+
+class Status(StrEnum):
+    """Whether there was an answer to judge. Anything but `ok` is the policy's own doing."""
+
+    OK = "ok"
+    NO_ANSWER = "no_answer"
+    """The completion commits to none."""
+    PARSE_ERROR = "parse_error"
+    """It commits to something that cannot be read as an answer, or is larger than the bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,8 @@ class Reward:
     """Value of each reward function by name, before weights. Filled by `combine`."""
     steps: tuple[StepScore, ...] = ()
     """In the order of the text, spans disjoint. Empty when no scorer looks at steps."""
+    status: Status = Status.OK
+    """Counted and logged: a policy that stops answering looks different from one that errs."""
 
 
 class Failure(StrEnum):

@@ -1,0 +1,1 @@
+"""Step scorers: rules that judge spans of a completion and abstain where they cannot judge."""
