@@ -104,7 +104,8 @@ def process_advantages(
         step_values: per rollout, the score of each step. A rollout may have none.
         step_last_tokens: per rollout, the index in the completion of each step's last token.
         lengths: T_i, completion tokens of each rollout.
-        groups: equal for the rollouts of one problem.
+        groups: equal for the rollouts whose steps are compared: those of one problem or, to keep
+            steps from trading against the outcome, those of one problem and one outcome.
         discount: per step, in [0, 1].
 
     Returns:
@@ -114,7 +115,7 @@ def process_advantages(
         ValueError: the arguments disagree in length, a value is not finite, or steps are out of
             order or outside the completion.
 
-    Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.3.
+    Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.3; arXiv:2604.02341 (within an outcome).
     """
     rollouts = list(zip(step_values, step_last_tokens, lengths, groups, strict=True))
     by_group: dict[int, list[float]] = {}

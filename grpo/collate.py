@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from cotree.grpo.advantage import outcome_advantages, process_advantages
-from cotree.grpo.filter import reward_of
+from cotree.grpo.filter import is_correct, reward_of
 from cotree.grpo.types import Batch
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def collate(
     groups: Sequence[Group],
     *,
     advantage: Advantage,
+    first_term: str,
     aggregation: Aggregation,
     max_tokens: int,
     mask_truncated: bool,
@@ -50,6 +51,7 @@ def collate(
     Args:
         groups: graded; ungraded rollouts dropped before.
         advantage: baseline, scale and the weight of step scores.
+        first_term: the reward that says which rollouts are right; see `process_baseline`.
         aggregation: see `token_weights`, and there `max_tokens`.
         max_tokens: the completion length limit.
         mask_truncated: keep completions with stop_reason `length` out of the loss.
@@ -63,7 +65,7 @@ def collate(
     rollouts = [(group, rollout.completion) for group in groups for rollout in group.rollouts]
     for group, completion in rollouts:
         _check_completion(group, completion)
-    advantages = _token_advantages(groups, advantage)
+    advantages = _token_advantages(groups, advantage, first_term=first_term)
     rows = [
         (group, completion, values)
         for (group, completion), values in zip(rollouts, advantages, strict=True)
@@ -75,6 +77,17 @@ def collate(
             f"= {mask_truncated}). Raise rollout.max_tokens or skip the update."
         )
     lengths = [len(group.prompt_ids) + len(done.token_ids) for group, done, _ in rows]
+    return _padded(rows, lengths, aggregation=aggregation, max_tokens=max_tokens)
+
+
+def _padded(
+    rows: Sequence[tuple[Group, Completion, Tensor]],
+    lengths: Sequence[int],
+    *,
+    aggregation: Aggregation,
+    max_tokens: int,
+) -> Batch:
+    """The rows as right-padded tensors."""
     shape = (len(rows), max(lengths))
     token_ids = torch.zeros(shape, dtype=torch.int64)
     mask = torch.zeros(shape, dtype=torch.bool)
@@ -219,7 +232,9 @@ def _rows(batch: Batch, index: Tensor) -> Batch:
     )
 
 
-def _token_advantages(groups: Sequence[Group], advantage: Advantage) -> list[Tensor]:
+def _token_advantages(
+    groups: Sequence[Group], advantage: Advantage, *, first_term: str
+) -> list[Tensor]:
     """Per rollout, [T_i] float64: the outcome's advantage plus the weighted process advantage."""
     members = [
         (number, group, rollout)
@@ -240,6 +255,11 @@ def _token_advantages(groups: Sequence[Group], advantage: Advantage) -> list[Ten
     ]
     if advantage.process_coef == 0:
         return per_token
+    if advantage.process_baseline == "outcome":
+        labels = [
+            2 * label + is_correct(reward, first_term=first_term)
+            for label, reward in zip(labels, rewards, strict=True)
+        ]
     process = process_advantages(
         [[step.value for step in reward.steps] for reward in rewards],
         [

@@ -86,14 +86,19 @@ class Advantage(Strict):
     process_discount: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Per step. 1 is the paper's sum. Where a scorer judges each step by itself, that sum pays a
     wrong step for the right ones after it; 0 credits tokens with their own step alone."""
+    process_baseline: Literal["group", "outcome"] = "group"
+    """What step scores are normalised over. `group`: all rollouts of the prompt (DeepSeekMath).
+    `outcome`: the prompt's right ones and its wrong ones apart, so that steps rank rollouts of
+    one outcome and never trade against it."""
 
     @model_validator(mode="after")
-    def _discount_has_an_effect(self) -> Advantage:
-        if self.process_coef == 0 and "process_discount" in self.model_fields_set:
-            raise ValueError(
-                "advantage.process_discount has no effect with advantage.process_coef = 0; "
-                "raise process_coef or drop it."
-            )
+    def _process_settings_have_an_effect(self) -> Advantage:
+        for name in ("process_discount", "process_baseline"):
+            if self.process_coef == 0 and name in self.model_fields_set:
+                raise ValueError(
+                    f"advantage.{name} has no effect with advantage.process_coef = 0; "
+                    "raise process_coef or drop it."
+                )
         return self
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean, variance
 
 from cotree.grpo.config import Evaluate
+from cotree.grpo.filter import is_correct
 from cotree.grpo.generator import GeneratorGroup, Sampling
 from cotree.grpo.grader import GraderGroup
-from cotree.grpo.rollout_stats import is_correct
 from cotree.grpo.seeds import derive
 from cotree.grpo.types import Group, Problem, PromptTokens, SampleRequest
 from cotree.rewards.types import Reward

@@ -130,6 +130,11 @@ def shape_overlong(
     return [replace(group, rollouts=tuple(map(shaped, group.rollouts))) for group in groups]
 
 
+def is_correct(reward: Reward, *, first_term: str) -> bool:
+    """Whether the first reward term, which decides correctness, gave at least 1."""
+    return reward.breakdown[first_term] >= 1.0
+
+
 def reward_of(rollout: Rollout, group: Group) -> Reward:
     """The rollout's reward.
 

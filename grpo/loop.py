@@ -39,7 +39,7 @@ def train_loop(train: Train, parts: Parts, *, start: int) -> None:
         with parts.phases("step"):
             version = parts.learner.policy_version()
             groups, kept, stats = sample_step(train, parts, step=step, version=version)
-            batch = step_batch(train, kept)
+            batch = step_batch(train, kept, first_term=parts.first_term)
             if batch is not None:
                 with parts.phases("learn"):
                     stats.update(parts.learner.step(batch))
@@ -97,7 +97,7 @@ def sample_step(
     )
 
 
-def step_batch(train: Train, kept: list[Group]) -> Batch | None:
+def step_batch(train: Train, kept: list[Group], *, first_term: str) -> Batch | None:
     """The step's batch, or None when nothing in it can teach: then the weights stay."""
     if not kept:
         return None
@@ -105,6 +105,7 @@ def step_batch(train: Train, kept: list[Group]) -> Batch | None:
         return collate(
             kept,
             advantage=train.advantage,
+            first_term=first_term,
             aggregation=train.loss.aggregation,
             max_tokens=train.rollout.max_tokens,
             mask_truncated=train.mask_truncated,

@@ -4,13 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from cotree.grpo.filter import is_correct
 from cotree.grpo.types import Group, Stats
 from cotree.rewards.types import Reward, Verdict
-
-
-def is_correct(reward: Reward, *, first_term: str) -> bool:
-    """Whether the first reward term, which decides correctness, gave at least 1."""
-    return reward.breakdown[first_term] >= 1.0
 
 
 def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:

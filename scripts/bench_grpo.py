@@ -115,7 +115,7 @@ def ceilings(config: Path, cold_start: Path, *, repeats: int, threads: int) -> d
             num_gpus=0,
         )
         stack.callback(learner.stop)
-        batch = step_batch(train, groups)
+        batch = step_batch(train, groups, first_term=pipeline.rewards[0].name)
         learn = []
         for _ in range(repeats + 1):
             began = time.perf_counter()

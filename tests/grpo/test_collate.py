@@ -37,6 +37,7 @@ VOCABULARY = 11
 def plain(groups, **changes):
     kwargs = {
         "advantage": Advantage(),
+        "first_term": "answer",
         "aggregation": "token_mean",
         "max_tokens": 10,
         "mask_truncated": False,
@@ -82,6 +83,17 @@ def test_outcome_and_process_advantages_add_up():
     assert batch.advantages.tolist() == [[0, 2.5, 2.5], [0, -2.5, -0.5]]
     off = plain([group_of("a", first, second, prompt=(9,))])
     assert off.advantages.tolist() == [[0, 0.5, 0.5], [0, -0.5, -0.5]]
+
+
+def test_steps_compared_within_an_outcome_never_trade_against_it():
+    # Right ones: steps +1 and -1, mean 0, std 1. Wrong ones: 0 and -2, mean -1, std 1. Normalised
+    # over the prompt as a whole the second would come out below the third, a wrong one.
+    scores = ((1.0, 1.0), (1.0, -1.0), (0.0, 0.0), (0.0, -2.0))
+    group = group_of(
+        "a", *(rollout(value, text="a", steps=((0, 1, step),)) for value, step in scores)
+    )
+    apart = plain([group], advantage=Advantage(process_coef=1.0, process_baseline="outcome"))
+    assert apart.advantages[:, -1].tolist() == [1.5, -0.5, 0.5, -1.5]  # outcome +-1/2, steps +-1
 
 
 def test_a_step_inside_a_long_token_ends_with_that_token():

@@ -3,7 +3,7 @@
 import pytest
 from enumerable import group_of, rollout
 
-from cotree.grpo.filter import informative, shape_overlong, split_ungraded
+from cotree.grpo.filter import informative, is_correct, shape_overlong, split_ungraded
 from cotree.grpo.types import Rollout
 from cotree.rewards.types import Failure, Reward, Ungraded
 
@@ -91,3 +91,9 @@ def test_overlong_leaves_ungraded_alone_and_refuses_what_it_cannot_do():
     named = Rollout(rollout(0.0).completion, Reward(0.0, "", {"overlong": 0.0}))
     with pytest.raises(ValueError, match="already called"):
         shape_overlong([group_of("a", named)], max_tokens=10, buffer_tokens=4, penalty=1.0)
+
+
+@pytest.mark.parametrize(("value", "correct"), [(1.0, True), (1.5, True), (0.99, False)])
+def test_the_first_reward_decides_what_is_correct(value: float, correct: bool):
+    several = Reward(9.0, "", {"answer": value, "format": 1.0})
+    assert is_correct(several, first_term="answer") is correct

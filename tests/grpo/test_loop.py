@@ -87,10 +87,10 @@ def test_stale_samples_are_refused():
 
 
 def test_a_step_without_anything_to_learn_from_is_skipped():
-    assert step_batch(train(), []) is None
+    assert step_batch(train(), [], first_term="answer") is None
     cut = group("a", 1.0, 0.0, stop="length")
-    assert step_batch(train(mask_truncated=True), [cut]) is None
-    assert step_batch(train(), [cut]) is not None
+    assert step_batch(train(mask_truncated=True), [cut], first_term="answer") is None
+    assert step_batch(train(), [cut], first_term="answer") is not None
 
 
 def test_speed_counts_prompts_for_the_learner():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotree.grpo.rollout_stats import is_correct, rollout_stats
+from cotree.grpo.rollout_stats import rollout_stats
 from cotree.grpo.types import Completion, Group, Problem, Rollout
 from cotree.rewards.types import Failure, Reward, StepScore, Ungraded, Verdict
 
@@ -41,9 +41,3 @@ def test_what_could_not_be_graded_is_in_no_mean():
     stats = rollout_stats([Group(PROBLEM, (1,), (lost, right))], first_term="answer")
     assert stats["accuracy"] == 1.0
     assert rollout_stats([Group(PROBLEM, (1,), (lost,))], first_term="answer") == {}
-
-
-@pytest.mark.parametrize(("value", "correct"), [(1.0, True), (1.5, True), (0.99, False)])
-def test_the_first_reward_decides_what_is_correct(value: float, correct: bool):
-    several = Reward(9.0, "", {"answer": value, "format": 1.0})
-    assert is_correct(several, first_term="answer") is correct
