@@ -1,8 +1,9 @@
 """What a reward function receives and returns. Imports nothing, so plugins can import it freely."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class Status(StrEnum):
     """It commits to something that cannot be read as an answer, or is larger than the bounds."""
 
 
+class Failure(StrEnum):
+    """Why a completion has no reward. None of these is the policy's fault."""
+
+    CRASH = "crash"
+    """The reward function raised, or its process died."""
+    TIMEOUT = "timeout"
+    """It ran past its time limit and was killed."""
+    INVALID = "invalid"
+    """It returned something that is no reward."""
+    SKIPPED = "skipped"
+    """Every reward function returned `None`: none applies to this completion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reward:
     """A score and the reason for it; the reason is what people read in the logs."""
@@ -67,17 +81,8 @@ class Reward:
     """In the order of the text, spans disjoint. Empty when no scorer looks at steps."""
     status: Status = Status.OK
     """Counted and logged: a policy that stops answering looks different from one that errs."""
-
-
-class Failure(StrEnum):
-    """Why a completion has no reward. None of these is the policy's fault."""
-
-    CRASH = "crash"
-    """The reward function raised, or its process died."""
-    TIMEOUT = "timeout"
-    """It ran past its time limit and was killed."""
-    INVALID = "invalid"
-    """It returned something that is not a finite number or a `Reward`."""
+    failed: Mapping[str, Failure] = field(default_factory=dict[str, Failure])
+    """Reward functions that failed and count with their `error_value`. Filled by `combine`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +91,47 @@ class Ungraded:
 
     failure: Failure
     reason: str
+    term: str = ""
+    """Name of the reward function that failed."""
 
 
 class GraderError(Exception):
     """A reward function may raise this to say: I could not grade (a lost sandbox, say)."""
 
 
-RewardFn = Callable[..., "Reward | float"]
-"""`f(completion: str, problem: Problem, **options) -> Reward | float`. Pure: no side effects."""
+Returned = Reward | float | Sequence[StepScore] | None
+"""What a reward function may return for one completion.
+
+A sequence of step scores has the smallest of their values, 0 when it is empty. `None` says that
+the function does not apply to this completion: it is left out of the sum and of the breakdown.
+"""
+
+RewardFn = Callable[..., Any]
+"""`f(completion, …) -> Returned`, or `f(completions, …) -> Sequence[Returned]`; `async` or not.
+
+Other parameters are bound by name, see `signature`. Pure: no side effects, and the same verdict
+whatever was graded before or beside it.
+"""
+
+CheckFn = Callable[[Problem], None]
+"""Raises `ValueError` for a problem that cannot be graded: a reference that cannot be read."""
+
+_Fn = TypeVar("_Fn", bound=RewardFn)
+
+
+def checked_by(check: CheckFn) -> Callable[[_Fn], _Fn]:
+    """Decorates a reward function with a check of each problem, made before a run starts.
+
+        @checked_by(refuse_unreadable)
+        def math_equal(completion: str, problem: Problem) -> Reward: ...
+
+    Args:
+        check: called once for every problem, in a process that is killed if it hangs. What it
+            raises is shown with the problem's id and reference.
+    """
+
+    def mark(fn: _Fn) -> _Fn:
+        fn.check_problem = check  # pyright: ignore[reportFunctionMemberAccess]
+        return fn
+
+    return mark
