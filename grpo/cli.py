@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
+from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.config import Pipeline
 from cotree.grpo.run_folder import ConfigError, RunFolder, dump_toml, load_pipeline
-
-OK, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,12 +32,6 @@ app = typer.Typer(
 )
 
 
-def _ask_for_tracebacks(wanted: bool) -> bool:
-    if wanted:
-        os.environ["COTREE_DEBUG"] = "1"  # actors inherit it
-    return wanted
-
-
 Config = Annotated[Path, typer.Argument(help="A pipeline's .toml file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -52,20 +42,13 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue from the last checkpoint; start if there is none."),
 ]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        envvar="COTREE_DEBUG",
-        callback=_ask_for_tracebacks,
-        help="Show tracebacks and the actors' own output.",
-    ),
-]
+
+app.command()(grade)
+app.add_typer(reward_app, name="reward")
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -80,7 +63,7 @@ def sft(
     debug: Debug = False,
 ) -> None:
     """Cold start: teach the starting model the format with worked solutions."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         with _stage(pipeline):
             from cotree.grpo.stages import sft_stage
@@ -98,7 +81,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Reinforcement learning, with an evaluation before and after."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         _check_rewards(pipeline)
         with _stage(pipeline):
@@ -120,7 +103,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Accuracy of a checkpoint on the held-back problems, with an interval."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         _check_rewards(pipeline)
         with _stage(pipeline):
@@ -139,7 +122,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write report.html: one file with the run's curves, times, samples and configuration."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         if run.is_dir() and overrides:
             raise ConfigError("--set has no effect with a run's folder; give its .toml file.")
         root = run if run.is_dir() else RunFolder.of(load_pipeline(run, overrides or [])).root
@@ -151,7 +134,7 @@ def report(
 @app.command()
 def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> None:
     """Validate a configuration and its rewards; print it in full, defaults included."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         _check_rewards(pipeline)
         typer.echo(dump_toml(pipeline), nl=False)
@@ -167,7 +150,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Look for what would stop a run on this machine: versions, memory, cores, ports."""
-    with _boundary(debug=debug):
+    with boundary(debug=debug):
         from cotree.grpo.doctor import examine
 
         if overrides and not config:
@@ -183,7 +166,7 @@ def doctor(
             marks = {True: "[green]ok[/]", None: "[yellow]warning[/]", False: "[red]FAULT[/]"}
             table = Table("", "looked at", "found", "what to do", box=None, pad_edge=False)
             for f in findings:
-                table.add_row(marks[f.ok], *(map(_plain, (f.name, f.message, f.remedy))))
+                table.add_row(marks[f.ok], *(map(plain, (f.name, f.message, f.remedy))))
             Console().print(table)
         if any(f.ok is False for f in findings):
             raise typer.Exit(FAILED)
@@ -232,53 +215,6 @@ def _keep_traceback(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(traceback.format_exc(), encoding="utf-8")
     typer.echo(f"The traceback is in {path}.", err=True)
-
-
-@contextmanager
-def _boundary(*, debug: bool) -> Generator[None]:
-    """The process boundary: every way out of a command becomes a message and an exit code."""
-    previous = _end_on_sigterm()
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except ConfigError as error:
-        _fail(str(error), BAD_CONFIG, debug=debug)
-    except KeyboardInterrupt:
-        _fail("interrupted; --resume continues from the last checkpoint.", INTERRUPTED, debug=debug)
-    except SystemExit as stop:
-        # Ray replaces our SIGTERM handler with one that calls sys.exit(SIGTERM).
-        if stop.code != signal.SIGTERM:
-            raise
-        _fail("interrupted; --resume continues from the last checkpoint.", INTERRUPTED, debug=debug)
-    except Exception as error:
-        _fail(f"{type(error).__name__}: {error}", FAILED, debug=debug)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _end_on_sigterm() -> signal.Handlers | None:
-    """SIGTERM (`ray job stop` sends it) unwinds like Ctrl-C: actors end, files are closed."""
-    if threading.current_thread() is not threading.main_thread():
-        return None  # Python sets signal handlers in the main thread only
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    return before if isinstance(before, signal.Handlers) else None
-
-
-def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc(file=sys.stderr)
-    typer.echo(f"error: {message}" if code != INTERRUPTED else message, err=True)
-    raise typer.Exit(code) from None
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")  # rich would read [x] as markup
 
 
 def _show_result(result: Mapping[str, object], *, json_lines: bool) -> None:

@@ -1,0 +1,142 @@
+"""What `cotree grade` and `cotree reward …` print for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cotree.grpo.cli_boundary import plain
+from cotree.rewards.audit import VERDICTS, Regraded, agreement, disagreement_share
+from cotree.rewards.cases import HOSTILE, Judged, summarized
+from cotree.rewards.extract import extract
+from cotree.rewards.signature import BoundReward
+from cotree.rewards.trial import Tried
+from cotree.rewards.types import Reward, Ungraded
+
+LONGEST = 160
+"""Characters of a completion, reference or reason shown."""
+
+
+def show_grades(judged: Sequence[Judged]) -> None:
+    """A table of rates and times, hostile rows and disputed ones apart."""
+    counted = [row for row in judged if not row.case.disputed]
+    disputed = [row for row in judged if row.case.disputed]
+    hostile = [row for row in counted if row.case.tags & HOSTILE]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rows", no_wrap=True)
+    for heading in ("n", "right", "false +", "false -", "ungraded", "median ms", "p99 ms", "max ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    groups = [("undisputed", counted)] if counted else []
+    if hostile:
+        groups.append(("  not hostile", [row for row in counted if row not in hostile]))
+        groups.append(("  hostile", hostile))
+    if disputed:
+        groups.append(("disputed", disputed))
+    for label, rows in groups:
+        table.add_row(label, *_rates(rows))
+    Console().print(table)
+
+
+def _rates(rows: Sequence[Judged]) -> list[str]:
+    summary = summarized(rows)
+    times = (summary.median_ms, summary.p99_ms, summary.max_ms)
+    return [
+        str(summary.n),
+        *map(_percent, (summary.accuracy, summary.false_positive_rate)),
+        _percent(summary.false_negative_rate),
+        str(summary.could_not_grade),
+        *("-" if value is None else f"{value:.3g}" for value in times),
+    ]
+
+
+def show_wrong(judged: Iterable[Judged]) -> None:
+    """Each row whose verdict is not the expected one, with the reason."""
+    for row in judged:
+        if row.right:
+            continue
+        fault = {True: "wrongly accepted", False: "wrongly refused", None: "could not grade"}
+        typer.echo(f"\n{row.case.problem.id}: {fault[row.accepted]} in {1000 * row.seconds:.3g} ms")
+        typer.echo(f"  reference   {shown(row.case.problem.reference)}")
+        typer.echo(f"  completion  {shown(row.case.completion)}")
+        typer.echo(f"  reason      {_reason(row.result)}")
+
+
+def show_installed(rewards: Mapping[str, EntryPoint]) -> None:
+    """A table of the rewards that packages offer."""
+    table = Table("name", "from", "function", box=None, pad_edge=False)
+    for name, entry in sorted(rewards.items()):
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+        table.add_row(*map(plain, (name, origin, entry.value)))
+    Console().print(table)
+
+
+def show_binding(bound: BoundReward) -> None:
+    """How each parameter of a reward function is filled."""
+    form = f"{'batch' if bound.is_batch else 'per sample'}, {'async' if bound.is_async else 'sync'}"
+    typer.echo(f"{bound.name}: {form}")
+    rows = [
+        *((name, "the problem's field") for name in bound.fields),
+        *((name, "a column that every row must have") for name in bound.columns),
+        *((name, f"option, {value!r}") for name, value in bound.options.items()),
+        *((name, f"column or option, else {value!r}") for name, value in bound.defaults.items()),
+    ]
+    for name, source in rows:
+        typer.echo(f"  {name:<16} {shown(source)}")
+    if bound.check is not None:
+        typer.echo("  every problem is checked before a run starts")
+
+
+def show_tried(tried: Sequence[Tried]) -> None:
+    """A table of what a run would make of each completion, and how many complaints there are."""
+    table = Table("completion", "a run would give", "reason", "ms", "", box=None, pad_edge=False)
+    for one in tried:
+        mark = f"[red]{plain(one.complaint)}[/]" if one.complaint else "[green]ok[/]"
+        cells = (one.trial.name, one.consequence, _reason(one.result), f"{1000 * one.seconds:.3g}")
+        table.add_row(*map(plain, cells), mark)
+    Console().print(table)
+    wrong = sum(bool(one.complaint) for one in tried)
+    typer.echo(f"{len(tried) - wrong} of {len(tried)} as they should be")
+
+
+def show_audit(regraded: Sequence[Regraded], against: str) -> None:
+    """A table of how often the verdicts agree, then each disagreement with both reasons."""
+    counts = agreement(regraded)
+    table = Table(f"the run \\ {against}", box=None, pad_edge=False)
+    for verdict in VERDICTS:
+        table.add_column(verdict, justify="right")
+    for ours in VERDICTS:
+        table.add_row(ours, *(str(counts[ours, theirs]) for theirs in VERDICTS))
+    Console().print(table)
+    share = disagreement_share(regraded)
+    typer.echo(f"disagreement: {_percent(share)} of the samples that both could grade")
+    for row in regraded:
+        if not row.disagrees:
+            continue
+        sample = row.sample
+        typer.echo(f"\n{sample.problem.id}, step {sample.step}: {sample.verdict} in the run")
+        typer.echo(f"  reference  {shown(sample.problem.reference)}")
+        typer.echo(f"  answer     {shown(extract(sample.completion).answer or '(none found)')}")
+        typer.echo(f"  the run    {shown(sample.reason)}")
+        typer.echo(f"  {against:<9}  {row.verdict}: {_reason(row.second)}")
+
+
+def shown(text: str) -> str:
+    """Text on one line, cut short, with what a terminal would obey or cannot print escaped."""
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut
+    )
+
+
+def _reason(result: Reward | Ungraded) -> str:
+    if isinstance(result, Ungraded):
+        return shown(f"{result.failure.value}: {result.reason}")
+    return shown(result.reason)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
