@@ -1,1 +1,1 @@
-"""Rewards for generated code: it runs where it can harm nothing, and the parent judges its output."""
+"""Rewards for generated code: it runs where it can do no harm, and the parent judges."""
