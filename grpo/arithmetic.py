@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from cotree.grpo.config import ArithmeticTask, GeneratedTraces
 from cotree.grpo.seeds import derive
-from cotree.rewards.expression import (
+from cotree.rewards.steps.expression import (
     Expression,
     Number,
     Operation,

@@ -8,8 +8,15 @@ import pytest
 
 from cotree.grpo.arithmetic import ALPHABET, Question, questions, split_of, worked_solution
 from cotree.grpo.config import ArithmeticTask, GeneratedTraces
-from cotree.rewards.expression import Expression, Operation, num_operators, parse, render, value
-from cotree.rewards.rewriting import rewriting_steps
+from cotree.rewards.steps.expression import (
+    Expression,
+    Operation,
+    num_operators,
+    parse,
+    render,
+    value,
+)
+from cotree.rewards.steps.rewriting import rewriting_steps
 from cotree.rewards.types import Problem, Verdict
 
 TASK = ArithmeticTask(type="arithmetic", operands=(2, 6), largest=20)

@@ -11,7 +11,7 @@ import pytest
 from cotree.grpo.config import Pipeline, Prompt
 from cotree.grpo.problems import PromptOrder, load_problems, render_prompt, sft_rows
 from cotree.rewards.answer import answer
-from cotree.rewards.rewriting import rewriting_steps
+from cotree.rewards.steps.rewriting import rewriting_steps
 from cotree.rewards.types import Verdict
 
 ARITHMETIC = {"type": "arithmetic", "num_train": 60, "num_test": 20}

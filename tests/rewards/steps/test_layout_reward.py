@@ -1,8 +1,8 @@
-"""Tests for rewards/layout.py."""
+"""Tests for rewards/steps/layout.py."""
 
 import pytest
 
-from cotree.rewards.layout import think_then_box
+from cotree.rewards.steps.layout import think_then_box
 from cotree.rewards.types import Problem
 
 PROBLEM = Problem("p", "question\n", "2", "test")

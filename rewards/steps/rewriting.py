@@ -11,7 +11,8 @@ The expected completion, for the question `2+3*4`:
 
 from typing import NamedTuple
 
-from cotree.rewards.expression import (
+from cotree.rewards.extract import END_OF_THINKING, boxes
+from cotree.rewards.steps.expression import (
     Expression,
     ExpressionError,
     num_operators,
@@ -19,8 +20,7 @@ from cotree.rewards.expression import (
     render,
     value,
 )
-from cotree.rewards.extract import END_OF_THINKING, boxes
-from cotree.rewards.layout import START_OF_THINKING
+from cotree.rewards.steps.layout import START_OF_THINKING
 from cotree.rewards.types import Problem, Reward, StepScore, Verdict
 
 PENALTY = -1.0

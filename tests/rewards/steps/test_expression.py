@@ -1,10 +1,10 @@
-"""Tests for rewards/expression.py; hypothesis builds trees, so values have a second opinion."""
+"""Tests for rewards/steps/expression.py; hypothesis builds trees, so values have a second view."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotree.rewards.expression import (
+from cotree.rewards.steps.expression import (
     MAX_CHARS,
     MAX_DEPTH,
     MAX_DIGITS,

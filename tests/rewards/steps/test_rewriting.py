@@ -1,4 +1,4 @@
-"""Tests for rewards/rewriting.py."""
+"""Tests for rewards/steps/rewriting.py."""
 
 import random
 import re
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cotree.grpo.arithmetic import questions, worked_solution
 from cotree.grpo.config import ArithmeticTask, GeneratedTraces
-from cotree.rewards.expression import parse, value
-from cotree.rewards.rewriting import rewriting_steps
+from cotree.rewards.steps.expression import parse, value
+from cotree.rewards.steps.rewriting import rewriting_steps
 from cotree.rewards.types import Problem, Verdict
 
 TASK = ArithmeticTask(type="arithmetic", operands=(2, 6), num_train=1, num_test=1)
