@@ -107,13 +107,41 @@ class Prompt(Strict):
 
 
 class RewardTerm(Strict):
-    """One reward function and its weight in the sum."""
+    """One reward function, its weight in the sum, where it runs and what its failure means."""
 
     name: str
     """An installed name (`answer`, `format`, …), `module:function` or `path/file.py:function`."""
     weight: float = 1.0
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments; checked against the function's signature at start-up."""
+    executor: Literal["process", "inline", "ray"] = "process"
+    """`process`: a child process that is killed when a call hangs. `inline`: the grading actor
+    itself, for functions that keep much in memory or hold a connection; nothing can end a call
+    there. `ray`: a Ray actor of its own, killed and replaced when a call hangs."""
+    timeout_seconds: PositiveFloat | None = None
+    """Wall-clock limit of one call; left out, `grading.timeout_seconds`. A call is for one
+    completion, for a batch, or for the completions that an `async` function has in flight."""
+    on_error: Literal["mask", "value", "raise"] = "mask"
+    """A call that raises, hangs, crashes or returns no reward: `mask` drops the rollout, `value`
+    counts as `error_value`, `raise` stops the run. All are counted in `grading.max_failed_frac`."""
+    error_value: float | None = None
+    """What the term is worth for a completion it could not grade, under `on_error = "value"`."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> RewardTerm:
+        if self.executor == "inline" and self.timeout_seconds is not None:
+            raise ValueError(
+                f"timeout_seconds = {self.timeout_seconds:g} has no effect on {self.name!r} with "
+                'executor = "inline", where no call can be ended; drop it, or use "process".'
+            )
+        if self.on_error == "value" and self.error_value is None:
+            raise ValueError(f'on_error = "value" needs error_value for {self.name!r}; set it.')
+        if self.on_error != "value" and self.error_value is not None:
+            raise ValueError(
+                f"error_value = {self.error_value:g} has no effect on {self.name!r} with "
+                f'on_error = "{self.on_error}"; set on_error = "value" or drop it.'
+            )
+        return self
 
 
 class Grading(Strict):
@@ -122,11 +150,11 @@ class Grading(Strict):
     workers: PositiveInt = 1
     """Child processes; each is killed and replaced when a reward function hangs or crashes."""
     timeout_seconds: PositiveFloat = 5.0
-    """Wall-clock limit for all reward terms of one completion together."""
+    """Wall-clock limit of one call of a reward function that has none of its own."""
     memory_bytes: PositiveInt = 2 << 30
     """Address-space limit of a child process."""
     max_failed_frac: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """A step in which a larger share of rollouts could not be graded stops the run."""
+    """A step in which a reward function failed on a larger share of rollouts stops the run."""
 
 
 # --- the inference engine --------------------------------------------------------------------
@@ -275,6 +303,7 @@ class Pipeline(Strict):
         names = [term.name for term in self.rewards]
         if len(set(names)) != len(names):
             raise ValueError(f"rewards names repeat: {names}. Sum the weights into one entry.")
+        self._refuse_grading_without_effect()
         if isinstance(self.model, NewModel) and not isinstance(self.task, ArithmeticTask):
             raise ValueError(
                 'model.type = "new" has a character tokenizer for arithmetic alone; '
@@ -300,3 +329,16 @@ class Pipeline(Strict):
                     f"{self.generator.max_model_len}; raise max_model_len."
                 )
         return self
+
+    def _refuse_grading_without_effect(self) -> None:
+        executors = {term.executor for term in self.rewards}
+        needs = {"workers": {"process"}, "memory_bytes": {"process"}}
+        needs["timeout_seconds"] = {"process", "ray"}
+        for name, wanted in needs.items():
+            value = getattr(self.grading, name)
+            # The default may be written down: a saved configuration has it.
+            if not wanted & executors and value != Grading.model_fields[name].default:
+                raise ValueError(
+                    f"grading.{name} = {value} has no effect: no reward has executor = "
+                    f"{' or '.join(sorted(wanted))}. Drop it, or change an executor."
+                )

@@ -34,7 +34,8 @@ class Evaluation:
     accuracy: Accuracy
     groups: tuple[Group, ...]
     ungraded: int
-    """Completions that could not be graded; they count neither way."""
+    """Completions that could not be graded, or to which the first reward does not apply; they
+    count neither way."""
     truncated_frac: float
     mean_tokens: float
 
@@ -131,7 +132,11 @@ def summarize(groups: Sequence[Group], *, first_term: str) -> Evaluation:
     correct: list[list[bool]] = []
     ungraded = 0
     for group in groups:
-        rewards = [r.reward for r in group.rollouts if isinstance(r.reward, Reward)]
+        rewards = [
+            r.reward
+            for r in group.rollouts
+            if isinstance(r.reward, Reward) and first_term in r.reward.breakdown
+        ]
         ungraded += len(group.rollouts) - len(rewards)
         if rewards:
             correct.append([is_correct(reward, first_term=first_term) for reward in rewards])

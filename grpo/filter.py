@@ -131,8 +131,8 @@ def shape_overlong(
 
 
 def is_correct(reward: Reward, *, first_term: str) -> bool:
-    """Whether the first reward term, which decides correctness, gave at least 1."""
-    return reward.breakdown[first_term] >= 1.0
+    """Whether the first reward term, which decides correctness, applies and gave at least 1."""
+    return reward.breakdown.get(first_term, 0.0) >= 1.0
 
 
 def reward_of(rollout: Rollout, group: Group) -> Reward:

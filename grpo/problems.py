@@ -150,7 +150,9 @@ def _row_problems(task: RowsTask, split: Split, render: Render) -> list[Problem]
             )
         first_use[id_] = row.number
         reference = _reference(row.answer, task.answer_after, f"{source}, row {row.number}")
-        problems.append(Problem(id_, render(row.question), reference, name, row.question))
+        problems.append(
+            Problem(id_, render(row.question), reference, name, row.question, row.columns)
+        )
     return problems
 
 

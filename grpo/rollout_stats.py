@@ -6,13 +6,16 @@ from statistics import fmean
 
 from cotree.grpo.filter import is_correct
 from cotree.grpo.types import Group, Stats
-from cotree.rewards.types import Reward, Verdict
+from cotree.rewards.types import Reward, Status, Verdict
 
 
 def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
-    """Rewards, accuracy, lengths and step verdicts over the graded rollouts of a step.
+    """Rewards, accuracy, lengths, statuses and step verdicts over a step's graded rollouts.
 
-    Rollouts that could not be graded are left out of every mean, and counted elsewhere.
+    Rollouts that could not be graded are left out of every mean, and counted elsewhere; accuracy
+    also leaves out those to which the first term does not apply. `does_not_apply/TERM_frac` and
+    `error_value/TERM_frac` are there when a term returned `None`, or failed and was given its
+    `error_value`, for some.
     """
     completions = [rollout.completion for group in groups for rollout in group.rollouts]
     rewards = [
@@ -23,15 +26,40 @@ def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
     ]
     if not rewards:
         return {}
+    judged = [reward for reward in rewards if first_term in reward.breakdown]
     stats = {
         "reward/mean": fmean(reward.value for reward in rewards),
-        "accuracy": fmean(is_correct(reward, first_term=first_term) for reward in rewards),
         "completion/mean_tokens": fmean(len(c.token_ids) for c in completions),
         "completion/truncated_frac": fmean(c.stop_reason == "length" for c in completions),
+        "status/no_answer_frac": _share(rewards, Status.NO_ANSWER),
+        "status/parse_error_frac": _share(rewards, Status.PARSE_ERROR),
     }
-    for term in rewards[0].breakdown:
-        stats[f"reward/{term}"] = fmean(reward.breakdown[term] for reward in rewards)
-    return {**stats, **_verdict_shares(rewards)}
+    if judged:
+        correct = [is_correct(reward, first_term=first_term) for reward in judged]
+        stats["accuracy"] = fmean(correct)
+    return {**stats, **_term_means(rewards), **_verdict_shares(rewards)}
+
+
+def _share(rewards: Sequence[Reward], status: Status) -> float:
+    return fmean(reward.status is status for reward in rewards)
+
+
+def _term_means(rewards: Sequence[Reward]) -> Mapping[str, float]:
+    """The mean of each term over the rollouts it applies to, and the share of others, if any."""
+    by_term: dict[str, list[float]] = {}
+    failed: Counter[str] = Counter()
+    for reward in rewards:
+        failed.update(reward.failed.keys())
+        for term, value in reward.breakdown.items():
+            by_term.setdefault(term, []).append(value)
+    stats: dict[str, float] = {}
+    for term, values in by_term.items():
+        stats[f"reward/{term}"] = fmean(values)
+        if len(values) < len(rewards):
+            stats[f"does_not_apply/{term}_frac"] = 1 - len(values) / len(rewards)
+        if failed[term]:
+            stats[f"error_value/{term}_frac"] = failed[term] / len(rewards)
+    return stats
 
 
 def _verdict_shares(rewards: Sequence[Reward]) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """Two text fields of a row, and where it stands."""
+    """Two text fields of a row, where it stands, and what else it has."""
 
     number: int
     """Counted from 1, as editors do; a JSONL row's number is its line's."""
@@ -15,6 +15,8 @@ class Row(NamedTuple):
     """The row's own `id` field when it has one, else its index from 0."""
     question: str
     answer: str
+    columns: Mapping[str, object]
+    """The row's other fields."""
 
 
 def load_rows(source: str, *, question_field: str, answer_field: str) -> list[Row]:
@@ -35,7 +37,9 @@ def load_rows(source: str, *, question_field: str, answer_field: str) -> list[Ro
         place = f"{source}, row {number}"
         question = _text(record, question_field, place)
         answer = _text(record, answer_field, place)
-        rows.append(Row(number, str(record.get("id", len(rows))), question, answer))
+        used = (question_field, answer_field, "id")
+        columns = {name: value for name, value in record.items() if name not in used}
+        rows.append(Row(number, str(record.get("id", len(rows))), question, answer, columns))
     if not rows:
         raise ValueError(f"{source} has no rows.")
     return rows

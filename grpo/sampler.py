@@ -8,6 +8,7 @@ from cotree.grpo.evaluate import Evaluation, evaluate
 from cotree.grpo.generator import GeneratorGroup
 from cotree.grpo.grader import GraderGroup
 from cotree.grpo.problems import load_problems, render_prompt
+from cotree.grpo.reward_terms import refuse_unfit
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 
 
@@ -29,6 +30,8 @@ class Sampler:
 
         self.test_problems = load_problems(pipeline, "test", render)
         self.train_problems = load_problems(pipeline, "train", render) if pipeline.train else []
+        # Here, and not when the actors start: a wrong row must not cost the time of a GPU.
+        refuse_unfit(pipeline, [*self.train_problems, *self.test_problems])
 
     def __enter__(self) -> Self:
         pipeline = self._pipeline

@@ -1,86 +1,86 @@
 """The weighted sum of several rewards, with their step scores side by side."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
-from numbers import Real
 
-from cotree.rewards.types import Failure, Reward, StepScore, Ungraded, Verdict
-
-
-class _InvalidRewardError(Exception):
-    """What a reward function returned is not a reward."""
+from cotree.rewards.outcomes import Outcome
+from cotree.rewards.registry import Term
+from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded
 
 
-def combine(terms: Sequence[tuple[str, float, object]]) -> Reward | Ungraded:
-    """One reward out of what every term's function returned.
+class RewardFailedError(RuntimeError):
+    """A reward whose `on_error` is `raise` failed."""
 
-        value = sum over terms of weight * value
+
+def combine(terms: Sequence[Term], outcomes: Sequence[Outcome]) -> Reward | Ungraded:
+    """One reward out of the outcome of every term, failures treated as `on_error` says.
+
+        value = sum over terms that apply of weight * value
 
     Args:
-        terms: name, weight and returned value of each reward function. A bare number is wrapped.
+        terms: what was asked for.
+        outcomes: of each term in the same order; `None` where the term does not apply.
 
     Returns:
-        The sum; `breakdown` holds the values before weights; `steps` those of all terms in the
-        order of the text, values times weight; `reason` is `name=reason` of each term. A term
-        that is no finite number and no well-formed `Reward` makes it `Ungraded`, not a zero.
+        The sum; `breakdown` holds the values before weights of the terms that apply; `steps` those
+        of all terms in the order of the text, values times weight; `reason` is `name=reason` of
+        each term; `status` that of the first term that has another than `ok`. `Ungraded` when a
+        term failed and its `on_error` is `mask`, when no term applies, or when steps of two terms
+        overlap, so that a token would be charged twice.
 
     Raises:
-        ValueError: spans of steps overlap, so a token would be charged twice.
+        RewardFailedError: a term failed and its `on_error` is `raise`.
     """
+    applied: list[tuple[Term, Reward]] = []
+    failed: dict[str, Failure] = {}
+    reasons: list[str] = []
+    masked: Ungraded | None = None
+    for term, found in zip(terms, outcomes, strict=True):
+        if found is None:
+            reasons.append(f"{term.name}=does not apply")
+            continue
+        if isinstance(found, Ungraded):
+            reason = f"{term.name} failed ({found.failure}): {found.reason}"
+            if term.on_error == "raise":
+                raise RewardFailedError(
+                    f'{reason}. Its on_error is "raise"; "mask" would leave such completions out.'
+                )
+            if term.on_error == "mask":
+                masked = masked or replace(found, term=term.name, reason=reason)
+                continue
+            assert term.error_value is not None, "Term refuses `value` without error_value"
+            failed[term.name] = found.failure
+            found = Reward(term.error_value, f"error_value ({found.failure}: {found.reason})")
+        reasons.append(f"{term.name}={found.reason}")
+        applied.append((term, found))
+    if masked is not None:
+        return masked
+    if not applied:
+        return Ungraded(Failure.SKIPPED, "no reward applies: every function returned None")
+    return _sum(applied, " ".join(reasons), failed)
+
+
+def _sum(
+    applied: Sequence[tuple[Term, Reward]], reason: str, failed: dict[str, Failure]
+) -> Reward | Ungraded:
     breakdown: dict[str, float] = {}
     steps: list[StepScore] = []
-    reasons: list[str] = []
+    status = Status.OK
     total = 0.0
-    for name, weight, returned in terms:
-        try:
-            reward = _wrapped(returned)
-        except _InvalidRewardError as error:
-            return Ungraded(Failure.INVALID, f"{name} returned {error}")
-        breakdown[name] = reward.value
-        reasons.append(f"{name}={reward.reason}")
-        total += weight * reward.value
-        steps += [
-            StepScore(step.span, step.value * weight, step.verdict, step.reason)
-            for step in reward.steps
-        ]
+    for term, reward in applied:
+        total += term.weight * reward.value
+        breakdown[term.name] = reward.value
+        for part, value in reward.breakdown.items():
+            breakdown[f"{term.name}.{part}"] = value
+        steps += [replace(step, value=step.value * term.weight) for step in reward.steps]
+        status = reward.status if status is Status.OK else status
     steps.sort(key=lambda step: step.span)
     for first, second in pairwise(steps):
         if second.span[0] < first.span[1]:
-            raise ValueError(
-                f"steps overlap: {first.span} ({first.reason}) and {second.span} "
-                f"({second.reason}); let one reward score steps, or make the spans disjoint."
+            return Ungraded(
+                Failure.INVALID,
+                f"steps of two rewards overlap: {first.span} ({first.reason}) and {second.span} "
+                f"({second.reason}); let one reward score steps, or make the spans disjoint.",
             )
-    return Reward(total, " ".join(reasons), breakdown, tuple(steps))
-
-
-def _wrapped(returned: object) -> Reward:
-    """`returned` as a `Reward` of plain, finite numbers."""
-    if isinstance(returned, Real):
-        number = _finite(returned, "a value")
-        return Reward(number, f"{number:g}")
-    if not isinstance(returned, Reward):
-        raise _InvalidRewardError(f"{_short(returned)}; a reward is a finite number or a Reward")
-    steps = tuple(_checked_step(step) for step in returned.steps)
-    return Reward(_finite(returned.value, "a value"), str(returned.reason), steps=steps)
-
-
-def _checked_step(step: object) -> StepScore:
-    if not isinstance(step, StepScore):
-        raise _InvalidRewardError(f"the step {_short(step)}; a step is a StepScore")
-    start, end = step.span
-    if not 0 <= start <= end:
-        raise _InvalidRewardError(f"a step with the span {step.span}; 0 <= start <= end must hold")
-    value = _finite(step.value, "a step's value")
-    return StepScore((int(start), int(end)), value, Verdict(step.verdict), str(step.reason))
-
-
-def _finite(number: object, what: str) -> float:
-    if not isinstance(number, Real) or not math.isfinite(float(number)):
-        raise _InvalidRewardError(f"{what} of {_short(number)}; it must be a finite number")
-    return float(number)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}…"
+    return Reward(total, reason, breakdown, tuple(steps), status, failed)

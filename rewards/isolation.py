@@ -7,42 +7,22 @@ from any thread and against code that never returns to Python, where SIGALRM doe
 What this is not: a sandbox for hostile code. Reward functions are yours; completions are data.
 """
 
-import json
-import os
 import queue
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pipe
-from tempfile import TemporaryFile
+from pathlib import Path
 from types import TracebackType
 
-from cotree.rewards.registry import Term
-from cotree.rewards.types import Failure, Reward, Ungraded
-from cotree.rewards.worker import Item, Setup, Started
+from cotree.rewards.child import Child, WorkerStartError
+from cotree.rewards.combine import combine
+from cotree.rewards.outcomes import Outcome, short
+from cotree.rewards.plan import CHUNK_ITEMS, Planner, outcomes_by, planned, planned_checks
+from cotree.rewards.registry import Term, located
+from cotree.rewards.signature import Item
+from cotree.rewards.types import Problem, Reward, Ungraded
+from cotree.rewards.worker import Setup
 
-START_SECONDS = 120.0
-"""How long importing the reward functions may take."""
-CHUNK_ITEMS = 64
-"""Items sent at once. Their results come back one by one, so the guilty one is always known."""
-
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",  # its threads reserve address space, which is limited
-    "PYTHONHASHSEED": "0",  # sets of strings iterate in the same order in every child and run
-}
-
-# The child gets this process's import path before it imports anything of ours.
-_BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from cotree.rewards.worker import main; main(int(sys.argv[1]))"
-)
-
-
-class WorkerStartError(RuntimeError):
-    """A child could not start: a reward's name, options or imports are wrong."""
+__all__ = ["CHUNK_ITEMS", "IsolatedPool", "Item", "Term", "WorkerStartError"]
 
 
 class IsolatedPool:
@@ -59,23 +39,26 @@ class IsolatedPool:
         """Starts the children and resolves the reward functions in each.
 
         Args:
-            terms: the rewards whose weighted sum is computed.
-            workers: child processes; each grades one completion at a time.
-            timeout_seconds: wall-clock limit for all terms of one completion together.
+            terms: the rewards whose weighted sum is computed. Those named by a file are read
+                here, once, relative to the working directory.
+            workers: child processes; each makes one call at a time.
+            timeout_seconds: wall-clock limit of one call of a term that has no limit of its own.
             memory_bytes: address-space limit of one child.
 
         Raises:
+            RewardLookupError: there is no such file.
             WorkerStartError: a term's name or options are wrong, or its import fails.
         """
-        self._closed = False
-        self._setup = Setup(tuple(terms), timeout_seconds, memory_bytes)
-        self._children = [_Child() for _ in range(workers)]
-        self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        self._terms = tuple(located(term, Path.cwd()) for term in terms)
+        timeouts = tuple(term.timeout_seconds or timeout_seconds for term in terms)
+        setup = Setup(self._terms, timeouts, memory_bytes)
+        self._children = [Child(setup) for _ in range(workers)]
+        self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
         try:
             # Launch all, then wait: they import side by side.
             for child in self._children:
-                child.launch(self._setup)
+                child.launch()
             for child in self._children:
                 child.await_ready()
                 self._idle.put(child)
@@ -86,25 +69,44 @@ class IsolatedPool:
     def grade_many(self, items: Sequence[Item]) -> list[Reward | Ungraded]:
         """The reward of each (completion, problem), in the order given.
 
-        An item that hangs, crashes its child or makes a function raise is `Ungraded`; the items
-        around it are not affected.
+        An item that hangs, crashes its child or makes a function raise is treated as the term's
+        `on_error` says; the items around it are not affected.
+
+        Raises:
+            WorkerStartError: a killed child's replacement could not start.
+            RewardFailedError: a term failed whose `on_error` is `raise`.
+        """
+        return [combine(self._terms, outcomes) for outcomes in self.outcomes(items)]
+
+    def outcomes(self, items: Sequence[Item]) -> list[list[Outcome]]:
+        """The outcome of every term for each (completion, problem), both in the order given.
 
         Raises:
             WorkerStartError: a killed child's replacement could not start.
         """
-        share = -(-len(items) // max(1, len(self._children)))
-        size = max(1, min(CHUNK_ITEMS, share))
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        results = [result for part in self._threads.map(self._grade, chunks) for result in part]
-        assert len(results) == len(items), (len(results), len(items))
-        return results
+        return self._over_chunks(items, planned)
+
+    def check(self, problems: Sequence[Problem]) -> list[str]:
+        """Why problems cannot be graded: one message for each that a reward's check refuses.
+
+        The checks are those that `checked_by` attached; they run under the same limits.
+
+        Raises:
+            WorkerStartError: a killed child's replacement could not start.
+        """
+        found = self._over_chunks([("", problem) for problem in problems], planned_checks)
+        return [
+            f"{problem.id}, reference {short(problem.reference)}: {term.name}: {outcome.reason}"
+            for problem, outcomes in zip(problems, found, strict=True)
+            for term, outcome in zip(self._terms, outcomes, strict=True)
+            if isinstance(outcome, Ungraded)
+        ]
 
     def close(self) -> None:
         """Kills the children. Calls in flight fail; the pool cannot be used afterwards."""
-        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for child in self._children:
-            child.kill()
+            child.close()
 
     def __enter__(self) -> "IsolatedPool":
         return self
@@ -117,128 +119,18 @@ class IsolatedPool:
     ) -> None:
         self.close()
 
-    def _grade(self, chunk: Sequence[Item]) -> list[Reward | Ungraded]:
-        child = self._idle.get()
-        try:
-            return self._grade_in(child, chunk)
-        finally:
-            self._idle.put(child)
-
-    def _grade_in(self, child: "_Child", chunk: Sequence[Item]) -> list[Reward | Ungraded]:
-        """Grades the chunk, replacing the child after each item that it does not survive."""
-        results: list[Reward | Ungraded] = []
-        while len(results) < len(chunk):
-            if self._closed:
-                raise RuntimeError("the grading pool was closed while it was grading")
-            fresh = child.ensure_ready(self._setup)
-            before = len(results)
-            failed = child.grade(chunk[before:], results, self._setup.timeout_seconds)
-            if failed is None:
-                break
-            first = fresh and len(results) == before
-            # The child may have died of what an earlier item left behind, so an item is blamed
-            # for a crash only when it is the first in a new child. Else it gets one.
-            if failed.failure is Failure.TIMEOUT or first:
-                results.append(failed)
+    def _over_chunks(self, items: Sequence[Item], planner: Planner) -> list[list[Outcome]]:
+        share = -(-len(items) // max(1, len(self._children)))
+        size = max(1, min(CHUNK_ITEMS, share))
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        parts = self._threads.map(lambda chunk: self._with_a_child(chunk, planner), chunks)
+        results = [outcomes for part in parts for outcomes in part]
+        assert len(results) == len(items), (len(results), len(items))
         return results
 
-
-class _Child:
-    """One child process and the connection to it."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def launch(self, setup: Setup) -> None:
-        """Starts the process and sends the setup; `await_ready` waits for its answer."""
-        self._connection, theirs = Pipe()
-        self._start_output = TemporaryFile()  # noqa: SIM115 - `await_ready` closes it
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP, str(theirs.fileno()), json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._start_output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its own group, so that its children die with it
-                env=os.environ | _ENVIRONMENT,
-            )
-        self._connection.send(setup)
-
-    def await_ready(self) -> None:
-        """Waits until the functions are resolved.
-
-        Raises:
-            WorkerStartError: they cannot be, or the child died or hung while importing them.
-        """
+    def _with_a_child(self, chunk: Sequence[Item], planner: Planner) -> list[list[Outcome]]:
+        child = self._idle.get()
         try:
-            if not self._connection.poll(START_SECONDS):
-                self.kill()
-                raise WorkerStartError(
-                    f"importing the reward functions took more than {START_SECONDS:g} s; "
-                    "move the work out of the module's top level."
-                )
-            started: Started = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
-            status = self.kill()
-            self._start_output.seek(0)
-            printed = self._start_output.read()[-2000:].decode(errors="replace")
-            raise WorkerStartError(
-                f"the grading process died while importing the rewards ({status}); if it needs "
-                f"more memory, raise grading.memory_bytes. It printed: {printed or 'nothing'}"
-            ) from error
+            return outcomes_by(child, chunk, planner)
         finally:
-            self._start_output.close()
-        if started.error:
-            self.kill()
-            raise WorkerStartError(started.error)
-
-    def ensure_ready(self, setup: Setup) -> bool:
-        """Replaces a dead child; True when it is a new one."""
-        if self._process is not None and self._process.poll() is None:
-            return False
-        self.kill()
-        self.launch(setup)
-        self.await_ready()
-        return True
-
-    def grade(
-        self, items: Sequence[Item], results: list[Reward | Ungraded], timeout_seconds: float
-    ) -> Ungraded | None:
-        """Appends the results of `items`; stops at the item that the child does not survive.
-
-        Returns:
-            Why it did not survive, or `None` when all items have a result.
-        """
-        try:
-            self._connection.send(items)
-            for _ in items:
-                if not self._connection.poll(timeout_seconds):
-                    self.kill()
-                    return _timed_out(timeout_seconds)
-                results.append(self._connection.recv())
-        except (EOFError, ConnectionError):
-            status = self.kill()
-            if status == f"killed by {signal.SIGXCPU.name}":
-                return _timed_out(timeout_seconds)
-            return Ungraded(Failure.CRASH, f"the grading process died: {status}")
-        return None
-
-    def kill(self) -> str:
-        """Kills what lives of the process group and says how the process ended."""
-        if self._process is None:
-            return "never started"
-        self._connection.close()
-        if self._process.returncode is None:
-            # Also when the process is dying by itself: its status is fixed by then, and it may
-            # have left children of its own.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        status = self._process.wait()
-        self._process = None
-        if status < 0:
-            return f"killed by {signal.Signals(-status).name}"
-        return f"exit code {status}"
-
-
-def _timed_out(timeout_seconds: float) -> Ungraded:
-    return Ungraded(Failure.TIMEOUT, f"no reward within {timeout_seconds:g} s")
+            self._idle.put(child)

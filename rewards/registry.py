@@ -1,36 +1,102 @@
 """From the name of a reward in a configuration to the function, checked before a run starts."""
 
-import difflib
 import importlib
 import importlib.util
 import inspect
+import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from importlib.abc import InspectLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import Literal
 
+from cotree.rewards.signature import BoundReward, RewardLookupError, bind, check_columns, near
 from cotree.rewards.types import RewardFn
 
 GROUP = "cotree.rewards"
 """Entry-point group under which any installed package can offer rewards."""
 
 
-class RewardLookupError(ValueError):
-    """A configured reward does not exist, or its options do not fit its signature."""
+__all__ = [
+    "GROUP",
+    "BoundReward",
+    "Description",
+    "Executor",
+    "OnError",
+    "RewardLookupError",
+    "SourceFile",
+    "Term",
+    "bind",
+    "bound",
+    "check_columns",
+    "check_signature",
+    "describe",
+    "installed",
+    "located",
+    "resolve",
+]
+
+Executor = Literal["process", "inline", "ray"]
+OnError = Literal["mask", "value", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A reward's file as it was when the run started; workers need no copy of their own."""
+
+    path: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One reward function by name, its weight in the sum and its keyword arguments."""
+    """One reward function by name, its weight in the sum and how it is run."""
 
     name: str
     weight: float = 1.0
     options: Mapping[str, bool | int | float | str] = field(
         default_factory=dict[str, bool | int | float | str]
     )
+    timeout_seconds: float | None = None
+    """Wall-clock limit of one call; `None`: the limit of whatever runs the term."""
+    executor: Executor = "process"
+    on_error: OnError = "mask"
+    error_value: float | None = None
+    """What a failure counts as under `on_error = "value"`."""
+    source: SourceFile | None = None
+    """Set by `located` for a reward that is named by its file."""
+
+    def __post_init__(self) -> None:
+        if (self.on_error == "value") != (self.error_value is not None):
+            raise ValueError(
+                f"reward {self.name!r}: on_error = {self.on_error!r} and error_value = "
+                f'{self.error_value}; error_value goes with on_error = "value", and only there.'
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A reward as `cotree reward list` shows it."""
+
+    name: str
+    origin: str
+    """Package and version, or the file."""
+    summary: str = ""
+    """First line of the docstring."""
+    is_batch: bool = False
+    is_async: bool = False
+    needs: tuple[str, ...] = ()
+    """Names that must be a column of the data set or an option."""
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Parameters with their defaults."""
+    checks_problems: bool = False
+    """Whether it refuses unusable references before a run starts."""
+    error: str = ""
+    """Why it cannot be used here; then the fields above are empty."""
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -51,26 +117,31 @@ def installed() -> dict[str, EntryPoint]:
     return found
 
 
-def resolve(name: str) -> RewardFn:
+def resolve(name: str, *, source: SourceFile | None = None) -> RewardFn:
     """The function behind a name.
 
     Args:
         name: an installed name (`answer`), `module:function`, or `path/file.py:function` with
-            the path relative to the working directory.
+            the path relative to the working directory; `path/file.py` alone will do where the
+            file defines a single public function.
+        source: of a name with a path: the file's text, which is used instead of the file.
 
     Raises:
         RewardLookupError: there is no such name, module, file or function.
     """
-    source, colon, attribute = name.rpartition(":")
+    path, attribute = _split_path(name)
+    if path is not None:
+        file = source or _read(path)
+        module = _module_from_file(file)
+        return _attribute(module, attribute or _only_function(module, name), name)
+    source_module, colon, attribute = name.rpartition(":")
     if not colon:
         return _function(_installed_entry(name).load(), name)
-    if source.endswith(".py"):
-        return _attribute(_module_from_file(Path(source)), attribute, name)
     try:
-        module = importlib.import_module(source)
+        module = importlib.import_module(source_module)
     except ModuleNotFoundError as error:
         # A missing import inside the module is another problem; its own message says so.
-        if error.name is None or not f"{source}.".startswith(f"{error.name}."):
+        if error.name is None or not f"{source_module}.".startswith(f"{error.name}."):
             raise
         raise RewardLookupError(
             f"reward {name!r}: no module named {error.name!r}. Install it, or give the file as "
@@ -79,65 +150,126 @@ def resolve(name: str) -> RewardFn:
     return _attribute(module, attribute, name)
 
 
-def check_signature(fn: RewardFn, options: Mapping[str, object]) -> None:
-    """Checks that `fn(completion, problem, **options)` is a call the function accepts.
+def located(term: Term, folder: Path) -> Term:
+    """The term with the text of its file, where it is named by one.
+
+    Workers on other nodes then need no such file, and one that is started later in the run sees
+    the code that the run began with.
+
+    Args:
+        term: from a configuration.
+        folder: what a relative path is relative to.
 
     Raises:
-        RewardLookupError: the first two parameters are not `completion, problem`; an option is
-            no parameter of the function (one that only vanishes in `**kwargs` is refused too);
-            or a parameter without a default is not given.
+        RewardLookupError: there is no such file.
     """
-    shown = getattr(fn, "__qualname__", repr(fn))
-    if inspect.iscoroutinefunction(fn):
-        raise RewardLookupError(f"reward {shown} is async; it must return its reward directly.")
-    parameters = list(inspect.signature(fn).parameters.values())
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    first = [p.name for p in parameters[:2] if p.kind in positional]
-    if first != ["completion", "problem"]:
-        raise RewardLookupError(
-            f"reward {shown}{inspect.signature(fn)} must take `completion, problem` first."
-        )
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    known = {p.name: p for p in parameters[2:] if p.kind in named}
-    for option in options:
-        if option not in known:
-            raise RewardLookupError(
-                f"reward {shown} has no option {option!r}{_near(option, known)}; "
-                f"it has {sorted(known) or 'none'}."
-            )
-    missing = [p for p in known if known[p].default is inspect.Parameter.empty and p not in options]
-    missing += [p.name for p in parameters[2:] if p.kind is inspect.Parameter.POSITIONAL_ONLY]
-    if missing:
-        raise RewardLookupError(
-            f"reward {shown} needs the options {missing}; set them under [rewards.options]."
-        )
+    path, _ = _split_path(term.name)
+    if path is None or term.source is not None:
+        return term
+    return replace(term, source=_read(folder / path))
+
+
+def describe(names: Sequence[str] | None = None) -> list[Description]:
+    """What a person needs to know about rewards, in the order given.
+
+    Args:
+        names: names as in a configuration; all installed ones, sorted, when left out.
+
+    Returns:
+        One each; a reward that cannot be imported here has the `error` instead of the rest.
+    """
+    return [_described(name) for name in (sorted(installed()) if names is None else names)]
+
+
+def _described(name: str) -> Description:
+    origin = _origin(name)
+    try:
+        reward = bind(resolve(name), {}, name=name)
+    except Exception as error:  # whatever importing someone's package raises belongs in the list
+        return Description(name, origin, error=f"{type(error).__name__}: {error}")
+    lines = (inspect.getdoc(reward.fn) or "").splitlines()
+    return Description(
+        name=name,
+        origin=origin,
+        summary=lines[0] if lines else "",
+        is_batch=reward.is_batch,
+        is_async=reward.is_async,
+        needs=reward.columns,
+        options=reward.defaults,
+        checks_problems=reward.check is not None,
+    )
+
+
+def _origin(name: str) -> str:
+    path, _ = _split_path(name)
+    if path is not None:
+        return str(path.resolve())
+    module, colon, _ = name.rpartition(":")
+    if colon:
+        return f"module {module}"
+    entry = installed().get(name)
+    if entry is None:
+        return "not installed"
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def bound(term: Term) -> BoundReward:
+    """The term's function with its arguments decided by name.
+
+    Raises:
+        RewardLookupError: there is no such reward, or it does not take the term's options.
+    """
+    return bind(resolve(term.name, source=term.source), term.options, name=term.name)
+
+
+def check_signature(fn: RewardFn, options: Mapping[str, object]) -> None:
+    """Checks that the function can be bound by name with these options; see `signature`.
+
+    Raises:
+        RewardLookupError: it cannot.
+    """
+    bind(fn, options)
 
 
 def _installed_entry(name: str) -> EntryPoint:
     known = installed()
     if name not in known:
         raise RewardLookupError(
-            f"no installed reward is named {name!r}{_near(name, known)}. Known: {sorted(known)}. "
+            f"no installed reward is named {name!r}{near(name, known)}. Known: {sorted(known)}. "
             "Other forms: `module:function` and `path/file.py:function`."
         )
     return known[name]
 
 
-def _module_from_file(path: Path) -> ModuleType:
+def _split_path(name: str) -> tuple[Path | None, str]:
+    """Path and function of `path/file.py[:function]`; no path for the other forms."""
+    if name.endswith(".py"):
+        return Path(name), ""
+    path, _, attribute = name.rpartition(":")
+    return (Path(path), attribute) if path.endswith(".py") else (None, "")
+
+
+def _read(path: Path) -> SourceFile:
     if not path.is_file():
         raise RewardLookupError(
-            f"no reward file {str(path)!r} in the working directory {str(Path.cwd())!r}."
+            f"no reward file {str(path)!r} in the working directory {str(Path.cwd())!r} of "
+            f"{platform.node()}."
         )
-    # Two files of the same name must not share a module, and a module that dataclasses or
-    # pickle look up by name must be in sys.modules.
-    digest = sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    module_name = f"cotree_reward_{path.stem}_{digest}"
+    return SourceFile(str(path.resolve()), path.read_text(encoding="utf-8"))
+
+
+def _module_from_file(file: SourceFile) -> ModuleType:
+    # Two files of the same name, or two states of one, must not share a module; and a module
+    # that dataclasses or pickle look up by name must be in sys.modules.
+    digest = sha256(f"{file.path}\0{file.text}".encode()).hexdigest()[:12]
+    module_name = f"cotree_reward_{Path(file.path).stem}_{digest}"
     if module_name in sys.modules:
         return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-    assert spec is not None, path
-    assert spec.loader is not None, path
+    spec = importlib.util.spec_from_loader(module_name, _FileLoader(file), origin=file.path)
+    assert spec is not None, file.path
+    assert spec.loader is not None, file.path
     module = importlib.util.module_from_spec(spec)
+    module.__file__ = file.path
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
@@ -148,11 +280,38 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
+class _FileLoader(InspectLoader):
+    """Imports a module from text that was read earlier, perhaps on another machine."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002 - importlib's interface
+        return self._file.text
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - importlib's interface
+        return self.source_to_code(self._file.text, self._file.path)
+
+
+def _only_function(module: ModuleType, name: str) -> str:
+    own = [
+        n
+        for n, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and n[0] != "_"
+    ]
+    if len(own) != 1:
+        raise RewardLookupError(
+            f"reward {name!r}: the file has {len(own)} public functions {own}; say which as "
+            "`path/file.py:function`."
+        )
+    return own[0]
+
+
 def _attribute(module: ModuleType, attribute: str, name: str) -> RewardFn:
     names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
     if not hasattr(module, attribute):
         raise RewardLookupError(
-            f"reward {name!r}: {module.__file__} has no {attribute!r}{_near(attribute, names)}."
+            f"reward {name!r}: {module.__file__} has no {attribute!r}{near(attribute, names)}."
         )
     return _function(getattr(module, attribute), name)
 
@@ -161,8 +320,3 @@ def _function(found: object, name: str) -> RewardFn:
     if not callable(found):
         raise RewardLookupError(f"reward {name!r} is {found!r}, which is not a function.")
     return found  # pyright: ignore[reportReturnType] - what it returns is checked by `combine`
-
-
-def _near(name: str, known: Mapping[str, object] | list[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

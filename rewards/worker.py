@@ -1,4 +1,4 @@
-"""The child process of `isolation`: resolves the reward functions once, then grades items.
+"""The child process of `isolation`: resolves the reward functions once, then makes calls.
 
 It speaks pickled messages over one connection and drops what reward functions print, so that
 nothing they write can be mistaken for a result.
@@ -8,19 +8,20 @@ import os
 import resource
 import select
 import signal
+import socket
+import sys
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
-from cotree.rewards.combine import combine
-from cotree.rewards.registry import Term, check_signature, resolve
-from cotree.rewards.types import Failure, Problem, Reward, RewardFn, Ungraded
-
-Item = tuple[str, Problem]
-"""A completion's text and the problem it answers."""
+from cotree.rewards.calls import Caller
+from cotree.rewards.channel import Channel
+from cotree.rewards.outcomes import Outcome
+from cotree.rewards.plan import Call, Form, form_of
+from cotree.rewards.registry import Term, bound
+from cotree.rewards.signature import Item
+from cotree.rewards.types import Failure, Ungraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,86 +29,72 @@ class Setup:
     """What a child needs to start; the first message it receives."""
 
     terms: tuple[Term, ...]
-    timeout_seconds: float
+    timeouts: tuple[float, ...]
+    """Of one call of each term, in seconds."""
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The child's first answer: empty when it is ready, else why it cannot grade."""
+    """The child's first answer: why it cannot grade, or the form of each function."""
 
-    error: str
+    error: str = ""
+    forms: tuple[Form, ...] = ()
+
+
+Work = tuple[Sequence[Item], Sequence[Call]]
+"""What the parent sends. Each call is answered by its number and its outcomes, or `None` in their
+place when the call failed as a whole and its items should be tried one by one."""
 
 
 def main(descriptor: int) -> None:
     """Serves one connection until the parent closes it."""
-    connection = Connection(descriptor)
+    channel = Channel(socket.socket(fileno=descriptor))
     threading.Thread(target=_die_with_parent, args=(descriptor,), daemon=True).start()
-    setup: Setup = connection.recv()
+    setup: Setup = channel.receive()
     # Limits come first: importing a reward is part of what they bound.
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        functions = resolved(setup.terms)
+        rewards = [bound(term) for term in setup.terms]
     except BaseException as error:  # process boundary: the parent raises it
-        connection.send(Started(f"{type(error).__name__}: {error}"))
+        channel.send(Started(f"{type(error).__name__}: {error}"))
         return
     _drop_output()
-    connection.send(Started(""))
+    channel.send(Started(forms=tuple(form_of(reward) for reward in rewards)))
+    # Memory that one call filled may stay filled: only a new process is surely clean.
+    caller = Caller(rewards, fatal=(MemoryError,))
     while True:
+        work: Work = channel.receive()
+        _serve(channel, caller, setup, work)
+
+
+def _serve(channel: Channel, caller: Caller, setup: Setup, work: Work) -> None:
+    """Makes the calls in order and answers each; ends the process when it is no longer clean."""
+    items, calls = work
+    pid = os.getpid()
+    for number, call in enumerate(calls):
+        timeout_seconds = setup.timeouts[call.reward]
+        _limit_cpu(timeout_seconds)
+        clean = True
+        outcomes: list[Outcome] | None
         try:
-            items: Sequence[Item] = connection.recv()
-        except EOFError:
-            return
-        for completion, problem in items:
-            _limit_cpu(setup.timeout_seconds)
-            try:
-                result = graded(functions, completion, problem)
-            except MemoryError:
-                # What filled the memory may stay: only a new process is surely clean.
-                reason = f"MemoryError: grading.memory_bytes = {setup.memory_bytes} is used up"
-                connection.send(Ungraded(Failure.CRASH, reason))
-                return
-            connection.send(result)
-
-
-def resolved(terms: Sequence[Term]) -> list[tuple[Term, RewardFn]]:
-    """Every term with its function, the options checked against the signature.
-
-    Raises:
-        RewardLookupError: a name or an option is wrong.
-    """
-    functions = [(term, resolve(term.name)) for term in terms]
-    for term, fn in functions:
-        check_signature(fn, term.options)
-    return functions
-
-
-def graded(
-    functions: Sequence[tuple[Term, RewardFn]], completion: str, problem: Problem
-) -> Reward | Ungraded:
-    """The combined reward of one completion; an exception becomes `Ungraded`, never a zero.
-
-    Raises:
-        MemoryError: the one exception after which the process should not go on.
-    """
-    try:
-        return combine(
-            [
-                (term.name, term.weight, fn(completion, problem, **term.options))
-                for term, fn in functions
-            ]
-        )
-    except MemoryError:
-        raise
-    except BaseException as error:  # process boundary: reported, not swallowed
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"in {last.name} at {last.filename}:{last.lineno}"
-        return Ungraded(Failure.CRASH, f"{type(error).__name__}: {error} {place}")
+            outcomes = caller.outcomes(call, items, timeout_seconds=timeout_seconds)
+        except MemoryError:
+            reason = f"MemoryError: grading.memory_bytes = {setup.memory_bytes} is used up"
+            outcomes = [Ungraded(Failure.CRASH, reason)] if len(call.items) == 1 else None
+            clean = False
+        if os.getpid() != pid:
+            os._exit(0)  # a function forked and returned in both: only the original may answer
+        channel.send((number, outcomes))
+        if caller.has_leftovers or not clean:
+            os._exit(0)  # not `return`: a plugin's threads or exit hooks could keep it alive
 
 
 def _drop_output() -> None:
     """Sends later prints nowhere; until here they belong in the message of a failed start."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

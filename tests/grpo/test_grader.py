@@ -8,8 +8,10 @@ import ray
 
 from cotree.grpo.config import Grading, RewardTerm
 from cotree.grpo.grader import Grader, GraderGroup, TooManyFailures
+from cotree.grpo.reward_terms import reward_terms
 from cotree.grpo.types import Completion, Problem, Rollout
 from cotree.rewards.isolation import WorkerStartError
+from cotree.rewards.registry import Term
 from cotree.rewards.types import Failure, Reward, Ungraded
 
 MOODY = """
@@ -44,7 +46,7 @@ def cluster() -> Iterator[None]:
 
 
 def started(*terms: RewardTerm, **grading: float) -> Grader:
-    grader = Grader(terms, Grading.model_validate(grading))
+    grader = Grader(reward_terms(terms), Grading.model_validate(grading))
     grader.start()
     return grader
 
@@ -87,7 +89,7 @@ def test_too_many_failures_stop_the_run_with_counts_and_the_first_reason(moody: 
     grader = started(moody, max_failed_frac=0.4)
     grader.grade([sampled(0, "a", "b", "c"), sampled(1, "die", "throw")])  # 2 of 5 is the limit
     with pytest.raises(
-        TooManyFailures, match=r"2 of 4 .*\(2 crash\).*max_failed_frac = 0.4.*exit code 3"
+        TooManyFailures, match=r"2 of 4 .*\(2 crash of .*moody\).*max_failed_frac = 0.4.*exit code 3"
     ):
         grader.grade([sampled(0, "a", "b"), sampled(1, "die", "throw")])
     grader.close()
@@ -101,7 +103,7 @@ def test_nothing_to_grade_is_no_failure():
 
 def test_a_grader_that_was_not_started_says_so():
     with pytest.raises(RuntimeError, match="call start"):
-        Grader([RewardTerm(name="answer")], Grading()).grade([])
+        Grader([Term("answer")], Grading()).grade([])
 
 
 def test_the_actor_grades_like_the_plain_class(cluster: None, moody: RewardTerm):

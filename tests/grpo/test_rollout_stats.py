@@ -4,7 +4,7 @@ import pytest
 
 from cotree.grpo.rollout_stats import rollout_stats
 from cotree.grpo.types import Completion, Group, Problem, Rollout
-from cotree.rewards.types import Failure, Reward, StepScore, Ungraded, Verdict
+from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded, Verdict
 
 PROBLEM = Problem("p", "q", "1", "test")
 
@@ -29,6 +29,8 @@ def test_numbers_by_hand():
         "accuracy": 0.5,
         "completion/mean_tokens": 4.0,
         "completion/truncated_frac": 0.5,
+        "status/no_answer_frac": 0.0,
+        "status/parse_error_frac": 0.0,
         "steps/verified_frac": 0.5,
         "steps/refuted_frac": 0.25,
         "steps/unchecked_frac": 0.25,
@@ -41,3 +43,29 @@ def test_what_could_not_be_graded_is_in_no_mean():
     stats = rollout_stats([Group(PROBLEM, (1,), (lost, right))], first_term="answer")
     assert stats["accuracy"] == 1.0
     assert rollout_stats([Group(PROBLEM, (1,), (lost,))], first_term="answer") == {}
+
+
+def test_shares_of_statuses_are_over_the_graded():
+    statuses = [Status.NO_ANSWER, Status.OK, Status.PARSE_ERROR, Status.NO_ANSWER]
+    rollouts = [
+        rollout(Reward(0.0, "", {"answer": 0.0}, status=status), tokens=1) for status in statuses
+    ]
+    lost = rollout(Ungraded(Failure.CRASH, "lost"), tokens=1)
+    stats = rollout_stats([Group(PROBLEM, (1,), (*rollouts, lost))], first_term="answer")
+    assert (stats["status/no_answer_frac"], stats["status/parse_error_frac"]) == (0.5, 0.25)
+
+
+def test_terms_that_do_not_apply_or_failed_are_counted_and_not_averaged():
+    rewards = [
+        Reward(1.0, "", {"math": 1.0, "style": 0.5}),
+        Reward(0.0, "", {"style": 0.0}),  # `math` does not apply here
+        Reward(0.0, "", {"math": 0.0, "style": -1.0}, failed={"style": Failure.TIMEOUT}),
+    ]
+    rollouts = tuple(rollout(reward, tokens=1) for reward in rewards)
+    stats = rollout_stats([Group(PROBLEM, (1,), rollouts)], first_term="math")
+    assert stats["accuracy"] == 0.5  # of the two that `math` judged
+    assert stats["reward/math"] == 0.5
+    assert stats["does_not_apply/math_frac"] == pytest.approx(1 / 3)
+    assert stats["reward/style"] == pytest.approx(-0.5 / 3)
+    assert stats["error_value/style_frac"] == pytest.approx(1 / 3)
+    assert not {"does_not_apply/style_frac", "error_value/math_frac"} & set(stats)

@@ -49,6 +49,7 @@ def throw(_): raise ValueError("no such rule")
 def lost(_): raise GraderError("sandbox lost")
 def recurse(_): return recurse(_)
 def nothing(_): return None
+def word(_): return "high"
 def spawn(argument):
     child = subprocess.Popen(["sleep", "1000"])
     open(argument, "w").write(str(child.pid)); time.sleep(1e6)
@@ -103,7 +104,8 @@ def grade(pool: IsolatedPool, *completions: str) -> list[Reward | Ungraded]:
         ("throw", Failure.CRASH, "ValueError: no such rule in throw at"),
         ("lost", Failure.CRASH, "GraderError: sandbox lost in lost at"),
         ("recurse", Failure.CRASH, "RecursionError"),
-        ("nothing", Failure.INVALID, "returned None"),
+        ("nothing", Failure.SKIPPED, "every function returned None"),
+        ("word", Failure.INVALID, "it returned 'high'; a reward is a finite number"),
     ],
 )
 def test_only_the_guilty_item_is_ungraded(
