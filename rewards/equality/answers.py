@@ -1,0 +1,128 @@
+r"""Whether an answer equals a reference. Pure, total and bounded: no text can make it fail or hang.
+
+In rising cost: the same text; the same letter of a multiple choice; exact numbers; typed equality
+(`typed`), which compares expressions by A / B / n numeric and structural means (`scalar`).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from cotree.rewards.equality.choices import choice
+from cotree.rewards.equality.exact import rational
+from cotree.rewards.equality.nodes import Node
+from cotree.rewards.equality.parser import ParseError, parse
+from cotree.rewards.equality.text import clean
+from cotree.rewards.equality.typed import Comparison, TooMuchWorkError, kind
+
+CACHED_REFERENCES = 4096
+"""References are few and come back with every completion of their group; answers do not."""
+
+
+class Outcome(StrEnum):
+    """Right, wrong, or not an answer that can be read."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNREADABLE = "unreadable"
+    """The answer cannot be parsed, or is beyond the bounds; as wrong, but counted apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The outcome, what decided it, and details for the logs."""
+
+    outcome: Outcome
+    method: str
+    """`text`, `choice`, `exact`, or the kind of the reference: `interval`, `matrix`, ..."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A text as read once; `tree` is None when `error` says why there is none."""
+
+    text: str
+    tree: Node | None
+    error: str = ""
+
+
+def compare(reference: str, answer: str) -> Compared:
+    """Compares an answer with a reference. Never raises because of either."""
+    gold = _reference(reference)
+    text = clean(answer)
+    if not text:
+        return Compared(Outcome.UNREADABLE, "text", "the answer is empty")
+    if text == gold.text:
+        return Compared(Outcome.EQUAL, "text")
+    chosen = _compare_choices(reference, answer)
+    if chosen is not None:
+        return chosen
+    found = _read(answer, text)
+    if gold.tree is None or found.tree is None:
+        return _compare_texts(gold, found)
+    left, right = rational(gold.tree), rational(found.tree)
+    if left is not None and left == right:
+        return Compared(Outcome.EQUAL, "exact")
+    try:
+        equal = Comparison().same(gold.tree, found.tree)
+    except TooMuchWorkError as error:
+        return Compared(Outcome.UNREADABLE, kind(gold.tree), str(error))
+    return Compared(Outcome.EQUAL if equal else Outcome.DIFFERENT, kind(gold.tree))
+
+
+def check_reference(reference: str) -> None:
+    """Checks that a reference can be read and equals itself.
+
+    Raises:
+        ValueError: it is blank, cannot be read, or does not equal itself.
+    """
+    gold = _reference(reference)
+    if not gold.text:
+        raise ValueError(f"the reference {reference!r} is blank; correct or drop the row.")
+    if gold.tree is None:
+        raise ValueError(
+            f"the reference {reference!r} cannot be read: {gold.error}. Correct or drop the row, "
+            'or grade it as text with the reward "answer".'
+        )
+    if compare(reference, reference).outcome is not Outcome.EQUAL:
+        raise ValueError(f"the reference {reference!r} does not equal itself; correct the row.")
+
+
+@lru_cache(maxsize=CACHED_REFERENCES)
+def _reference(reference: str) -> _Read:
+    return _read(reference, clean(reference))
+
+
+def _read(raw: str, text: str) -> _Read:
+    try:
+        return _Read(text, parse(raw))
+    except ParseError as error:
+        return _Read(text, None, str(error))
+
+
+def _compare_texts(gold: _Read, found: _Read) -> Compared:
+    """What cannot be parsed is compared by its letters, without case and spaces."""
+    if _folded(gold.text) == _folded(found.text):
+        return Compared(Outcome.EQUAL, "text")
+    if found.tree is None:
+        return Compared(Outcome.UNREADABLE, "text", found.error)
+    return Compared(Outcome.DIFFERENT, "text", gold.error)
+
+
+def _folded(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _compare_choices(reference: str, answer: str) -> Compared | None:
+    """Compares letters where the reference is one; None where it is none, or names its text too."""
+    wanted = choice(reference)
+    if wanted is None:
+        return None
+    found = choice(answer)
+    if found is not None and found.letter == wanted.letter:
+        return Compared(Outcome.EQUAL, "choice")
+    if wanted.tail:
+        tail = compare(wanted.tail, answer)
+        return Compared(tail.outcome, "choice", tail.detail)
+    return None if found is None else Compared(Outcome.DIFFERENT, "choice")

@@ -1,0 +1,499 @@
+"""Operands with all that is written on them: numbers, symbols, functions, fractions, roots."""
+
+import re
+from collections.abc import Callable
+
+from cotree.rewards.equality import numerals, vocabulary
+from cotree.rewards.equality.brackets import Brackets, plain_integer, ungrouped
+from cotree.rewards.equality.commands import BLACKBOARD, FENCES, LETTER_WRAPPERS, TRIGONOMETRIC
+from cotree.rewards.equality.nodes import (
+    BaseNumeral,
+    BigOperator,
+    Call,
+    Constant,
+    Degrees,
+    Negation,
+    Node,
+    Number,
+    Percent,
+    Power,
+    Quantity,
+    Quotient,
+    Sum,
+    Symbol,
+    Words,
+)
+from cotree.rewards.equality.tokens import END, Token, TooLarge
+
+OPERAND_STARTS = frozenset(
+    {"number", "symbol", "constant", "function", "(", "[", "{", "|", "frac", "sqrt", "binom"}
+    | {"big", "begin", "angle", *FENCES, *LETTER_WRAPPERS}
+)
+_FUNCTION_LETTERS = frozenset("fghFGH")
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:]?")
+_MAX_POSTFIXES = 8
+_MAX_SUBSCRIPT_TOKENS = 40
+_LISTED = frozenset({"gcd", "lcm", "min", "max"})
+_KEPT_ACCENTS = frozenset(
+    "overline vec overrightarrow overleftarrow hat widehat bar tilde widetilde dot ddot overarc".split()
+)
+
+
+class Operands(Brackets):
+    """One operand at a time; what joins operands is in the parser."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        super().__init__(tokens)
+        self._functions: set[str] = set()
+        self._variables: frozenset[str] | None = None
+        self._primaries: dict[str, Callable[[], Node]] = {
+            "number": self._number, "symbol": self._symbol, "constant": self._constant,
+            "function": self._function, "words": self._words, "frac": self._fraction,
+            "sqrt": self._root, "binom": self._binomial, "big": self._big_operator,
+            "angle": self._figure, "mathbb": self._blackboard, "begin": self.environment,
+            "(": self.bracket, "[": self.bracket, "]": self.bracket, "{": self.braces,
+            "set{": self.set_braces, "|": self.bars, "norm": self.norm_bars, "<": self.vector,
+            **dict.fromkeys(FENCES, self.fence),
+            **dict.fromkeys(LETTER_WRAPPERS - {"mathbb"}, self._accented),
+        }  # fmt: skip
+
+    def product(self) -> Node:
+        """Factors joined by multiplication and division."""
+        raise NotImplementedError
+
+    def sum(self) -> Node:
+        """Terms joined by plus and minus."""
+        raise NotImplementedError
+
+    def factor(self) -> Node:
+        """An operand with its sign, exponent, factorial, percent or degree sign."""
+        self.descend()
+        if self.accept("-"):
+            node: Node = Negation(self.factor())
+        elif self.accept("+"):
+            node = self.factor()
+        else:
+            node = self._postfixed(self._primary())
+        self.ascend()
+        return node
+
+    def _primary(self) -> Node:
+        read = self._primaries.get(self.kind)
+        if read is None:
+            if self.kind == "relation" and self.token.text == "<":
+                return self.vector()
+            raise self.error("an operand")
+        return read()
+
+    def _postfixed(self, node: Node) -> Node:
+        count = 0
+        while self.kind in ("^", "!", "%", "_", "circ"):
+            count += 1
+            if count > _MAX_POSTFIXES:
+                raise TooLarge(f"more than {_MAX_POSTFIXES} marks on an operand", self.token.position)
+            kind = self.kind
+            node = ungrouped(node)
+            if kind == "_":
+                raise self.error("no subscript on this operand")
+            if kind == "^" and self.ahead(1) != "circ" and not self._braced_degree():
+                self.advance()
+                node = Power(node, self.script())
+            elif kind == "!":
+                self.advance()
+                double = self.kind == "!" and not self.token.spaced and self.accept("!")
+                node = Call("double_factorial" if double else "factorial", (node,))
+            elif kind == "%":
+                self.advance()
+                node = Percent(node)
+            else:
+                node = self._degrees(node)
+        return node
+
+    def _braced_degree(self) -> bool:
+        return self.ahead(1) == "{" and self.ahead(2) == "circ"
+
+    def _degrees(self, node: Node) -> Node:
+        """From the degree sign on: minutes, seconds, or the scale of a temperature."""
+        self.accept("^")
+        braced = self.accept("{")
+        self.expect("circ")
+        scale = self._scale()
+        if braced:
+            self.expect("}")
+            scale = scale or self._scale()
+        if scale:
+            return Quantity(node, f"°{scale}")
+        parts = [node]
+        for sixtieth, marks in ((60, 1), (3600, 2)):
+            if self.kind == "number" and self._marks(self.index + 1) == marks:
+                part = numerals.number(self.advance().text)
+                self.index += marks
+                parts.append(Number(part.value / sixtieth))
+        return Degrees(parts[0] if len(parts) == 1 else Sum(tuple(parts)))
+
+    def _marks(self, at: int) -> int:
+        start = at
+        while self.tokens[at].kind == "'":
+            at += 1
+        return at - start
+
+    def _scale(self) -> str:
+        named = self.kind in ("symbol", "words") and self.token.text in ("C", "F")
+        return self.advance().text if named else ""
+
+    def script(self) -> Node:
+        """An exponent, or a limit: a group, or one operand without what follows it."""
+        if self.kind in ("'", "+", "times") and self.ahead(1) in (END, "}", ",", ")", "set"):
+            return Symbol(self.advance().text)
+        if self.kind == "{" and self.ahead(1) in ("'", "+", "times") and self.ahead(2) == "}":
+            self.advance()
+            sign = self.advance().text
+            self.advance()
+            return Symbol(sign)
+        if self.kind == "{":
+            self.descend()
+            node = self.braces()
+            self.ascend()
+            return node
+        self.descend()
+        if self.accept("-"):
+            node = Negation(self.script())
+        else:
+            self.accept("+")
+            node = self._primary()
+            if self.accept("^"):
+                node = Power(node, self.script())
+        self.ascend()
+        return node
+
+    def argument(self) -> Node:
+        r"""What `\frac` and its like take: a group, one digit, or one symbol."""
+        self.descend()
+        if self.kind == "number" and len(self.token.text) > 1 and self.token.text.isdigit():
+            token = self.token
+            rest = token._replace(text=token.text[1:], position=token.position + 1, spaced=False)
+            self.tokens[self.index] = rest
+            node: Node = numerals.number(token.text[0])
+        elif self.kind == "symbol":
+            node = _letter(self.advance().text)
+        else:
+            node = self._primary()
+        self.ascend()
+        return node
+
+    def _number(self) -> Node:
+        token = self.advance()
+        if self.kind == "_":
+            self.advance()
+            return self._base_numeral(token)
+        try:
+            value = numerals.number(token.text)
+        except ValueError as error:
+            raise TooLarge(str(error), token.position) from error
+        whole = plain_integer(value)
+        if whole is None or self.kind not in ("frac", "number"):
+            return value
+        return self._mixed(value, whole)
+
+    def _mixed(self, value: Number, whole: int) -> Node:
+        r"""`1\frac{1}{2}` or `1 1/2`; a fraction that is not proper is a factor instead."""
+        start = self.index
+        if self.kind == "frac":
+            saved = self.tokens[start : start + 3]
+            part = self._fraction()
+            if whole > 0 and _is_proper(part):
+                return Sum((value, part))
+            self.tokens[start : start + 3] = saved
+            self.index = start
+            return value
+        if self.ahead(1) == "over" and self.ahead(2) == "number" and self.token.spaced:
+            top, bottom = self.token, self.tokens[start + 2]
+            if len(top.text) < 10 and len(bottom.text) < 10:
+                part = Quotient(numerals.number(top.text), numerals.number(bottom.text))
+                if _is_proper(part):
+                    self.index += 3
+                    return Sum((value, part))
+        raise self.error("an operator between two numbers")
+
+    def _base_numeral(self, digits: Token) -> Node:
+        braced = self.accept("{")
+        base = self.expect("number", "words")
+        text = "".join(c for c in base.text if c.isdigit())
+        if braced:
+            self.expect("}")
+        if not digits.text.isalnum() or not text or len(text) > 2:
+            raise self.error("digits and a base of one or two digits")
+        return BaseNumeral(digits.text, int(text))
+
+    def _symbol(self) -> Node:
+        start = self.index
+        name = self.advance().text
+        bare = self.kind != "_" and self.kind != "'"
+        if not bare:
+            name += self.marks()
+        if self.kind == "(" and self._is_function(name, start):
+            self._functions.add(name)
+            return Call(name, self.arguments())
+        if bare:
+            return _letter(name)
+        return Symbol(name)
+
+    def marks(self) -> str:
+        """Subscript and primes, as they continue the name of a symbol."""
+        text = ""
+        while self.kind in ("_", "'"):
+            if self.accept("'"):
+                text += "'"
+                continue
+            self.advance()
+            text += "_" + self._subscript()
+            if len(text) > 4 * _MAX_SUBSCRIPT_TOKENS:
+                raise TooLarge("too long a subscript", self.token.position)
+        return text
+
+    def _subscript(self) -> str:
+        if self.kind != "{":
+            if self.kind in (END, "}", ")", "relation"):
+                raise self.error("a subscript")
+            return self.advance().text
+        depth, parts = 0, list[str]()
+        while True:
+            token = self.advance()
+            depth += {"{": 1, "}": -1}.get(token.kind, 0)
+            if token.kind == END or len(parts) > _MAX_SUBSCRIPT_TOKENS:
+                raise self.error("the end of a subscript")
+            if depth == 0:
+                return "".join(parts[1:])
+            parts.append(token.text)
+
+    def _is_function(self, name: str, start: int) -> bool:
+        """`f(x)` is a call, `x(x+1)` a product.
+
+        Calls are of f, g and h, unless that letter also stands without parentheses in the text;
+        and of any letter that is defined (`P(x) = …`) at the start of an item.
+        """
+        if name in self._functions:
+            return True
+        if self._variables is None:
+            pairs = zip(self.tokens, self.tokens[1:], strict=False)
+            self._variables = frozenset(
+                a.text for a, b in pairs if a.kind == "symbol" and b.kind not in ("(", "_", "'", "^")
+            )
+        letter = name.rstrip("'").partition("_")[0]
+        if letter in _FUNCTION_LETTERS and letter not in self._variables:
+            return True
+        if start and self.tokens[start - 1].kind not in (",", "connector", "newline"):
+            return False
+        return self._defines(name)
+
+    def _defines(self, name: str) -> bool:
+        at, depth = self.index, 0
+        for token in self.tokens[at : at + 40]:
+            depth += {"(": 1, ")": -1}.get(token.kind, 0)
+            at += 1
+            if depth == 0:
+                return name not in ("e", "i") and self.tokens[at].text == "="
+        return False
+
+    def _constant(self) -> Node:
+        token = self.advance()
+        if self.kind == "_":
+            return Symbol(token.text + self.marks())
+        return constant(token.text)
+
+    def _words(self) -> Node:
+        token = self.advance()
+        if match := _LETTER.fullmatch(token.text):
+            if self.kind in ("_", "'"):
+                return Symbol(match[1] + self.marks())
+            return _letter(match[1])
+        return Words(" ".join(token.text.split()))
+
+    def _fraction(self) -> Node:
+        self.advance()
+        numerator = self.argument()
+        return Quotient(ungrouped(numerator), ungrouped(self.argument()))
+
+    def _root(self) -> Node:
+        self.advance()
+        degree: Node | None = None
+        if self.kind == "[" :
+            self.advance()
+            self.fences.append("(")
+            degree = self.sum()
+            self.fences.pop()
+            self.expect("]")
+        self.descend()
+        radicand = self._primary()
+        self.ascend()
+        if degree is None or plain_integer(degree) == 2:
+            return Call("sqrt", (radicand,))
+        return Call("root", (radicand, degree))
+
+    def _binomial(self) -> Node:
+        self.advance()
+        top = self.argument()
+        return Call("binom", (top, self.argument()))
+
+    def _function(self) -> Node:
+        name = self.advance().text
+        exponent: Node | None = None
+        below: Node | None = None
+        while self.kind in ("^", "_"):
+            if self.advance().kind == "^":
+                exponent = self.script()
+            else:
+                below = self.script()
+        if name in TRIGONOMETRIC and exponent == Negation(numerals.number("1")):
+            name, exponent = f"arc{name}", None
+        node = self._applied(name, below)
+        return node if exponent is None else Power(node, exponent)
+
+    def _applied(self, name: str, below: Node | None) -> Node:
+        if below is not None and name not in ("log", "ln"):
+            raise self.error(f"no subscript on {name}")
+        found = self._function_arguments(name)
+        if name in ("log", "ln"):
+            if len(found) == 1 and below is None and name == "ln":
+                return Call("ln", found)
+            return Call("log", (*found, below or numerals.number("10"))[:2])
+        if name == "cbrt":
+            return Call("root", (*found, numerals.number("3")))
+        return Call(name, found)
+
+    def _function_arguments(self, name: str) -> tuple[Node, ...]:
+        if self.kind == "(":
+            found = self.arguments()
+            if not found:
+                raise self.error(f"an argument of {name}")
+            return found
+        if self.kind == "set{" and name in _LISTED:
+            return getattr(self.set_braces(), "items", ())
+        if self.kind in ("{", "|", "lvert", "[") or name in ("sqrt", "cbrt", "abs"):
+            self.descend()
+            node = ungrouped(self._primary())
+            self.ascend()
+            return getattr(node, "items", (node,)) if name in _LISTED else (node,)
+        factors = [self.factor()]
+        while self.kind in OPERAND_STARTS and self.kind not in ("function", "big", "(", "|", "["):
+            if self.differential():
+                break
+            factors.append(self.factor())
+        return (factors[0] if len(factors) == 1 else self.joined(factors),)
+
+    def joined(self, factors: list[Node]) -> Node:
+        """Several factors as one product."""
+        raise NotImplementedError
+
+    def differential(self) -> bool:
+        """Whether the `dx` that ends an integral stands here."""
+        inside = bool(self.fences) and self.fences[-1] == "int"
+        return inside and self.token.text == "d" and self.ahead(1) == "symbol"
+
+    def _big_operator(self) -> Node:
+        name = self.advance().text
+        variable, low, high = "", None, None
+        while self.kind in ("_", "^"):
+            if self.advance().kind == "^":
+                high = self.script()
+            elif name == "int":
+                low = self.script()
+            else:
+                variable, low = self._bound()
+        if name != "int":
+            body = self.product()
+            kinds = {"sum": "sum", "prod": "prod", "lim": "lim"}
+            return BigOperator(kinds[name], variable, low, high, body)  # pyright: ignore[reportArgumentType]
+        self.fences.append("int")
+        body = self.sum()
+        self.fences.pop()
+        if self.token.text != "d":
+            raise self.error("the differential of an integral")
+        self.advance()
+        return BigOperator("int", self.expect("symbol").text, low, high, body)
+
+    def _bound(self) -> tuple[str, Node | None]:
+        """The variable below a big operator, and where it starts or tends."""
+        braced = self.accept("{")
+        variable = self.expect("symbol").text
+        if self.kind == "_":
+            variable += self.marks()
+        low: Node | None = None
+        if braced:
+            if self.accept("to") or (self.kind == "relation" and self.advance().text == "="):
+                low = self.sum()
+            self.expect("}")
+        return variable, low
+
+    def _figure(self) -> Node:
+        r"""`\angle ABC`, `\triangle ABC`: one name, whatever its letters."""
+        name = self.advance().text
+        if self.kind == "number":
+            name += " " + self.advance().text
+            return Symbol(name)
+        letters = ""
+        braced = self.accept("{")
+        while self.kind == "symbol" and len(letters) < 8:
+            letters += self.advance().text
+        if braced:
+            self.expect("}")
+        return Symbol(f"{name} {letters}{self.marks()}".strip())
+
+    def _blackboard(self) -> Node:
+        self.advance()
+        braced = self.accept("{")
+        name = self.expect("symbol").text
+        if braced:
+            self.expect("}")
+        found = constant(BLACKBOARD[name]) if name in BLACKBOARD else Symbol(f"mathbb {name}")
+        if self.kind == "_":
+            return Symbol(f"{BLACKBOARD.get(name, name)}{self.marks()}")
+        return found
+
+    def _accented(self) -> Node:
+        r"""`\vec{a}` is `a`; `\overline{AB}` a name of its own; `\overline{z}` a conjugate."""
+        accent = self.advance().kind
+        at = self.index + (self.kind == "{")
+        letters = ""
+        while self.tokens[at].kind in ("symbol", "number") and len(letters) < 16:
+            letters += self.tokens[at].text
+            at += 1
+        closed = self.kind != "{" or self.tokens[at].kind == "}"
+        if self.kind != "{":
+            letters = self.token.text
+        if accent in ("overset", "mathring") or not letters and self.kind not in ("{", "(", "words"):
+            raise self.error(f"a letter under {accent}")
+        if not closed or not letters or letters.isdigit():
+            inner = self.argument()
+            return Call("conj", (inner,)) if accent in ("overline", "bar") else inner
+        named = accent in _KEPT_ACCENTS and (len(letters) > 1 or accent not in ("vec", "overrightarrow"))
+        if accent in ("overline", "bar") and len(letters) == 1:
+            return Call("conj", (self.argument(),))
+        if named or len(letters) == 1:
+            self.index = at + (self.kind == "{") if self.kind == "{" else self.index + 1
+            return Symbol((f"{accent} {letters}" if named else letters) + self.marks())
+        return self.argument()
+
+
+def constant(name: str) -> Node:
+    """The constant or number set of this name."""
+    return Constant(name)  # pyright: ignore[reportArgumentType]
+
+
+def _letter(name: str) -> Node:
+    return constant(name) if name in ("e", "i") else Symbol(name)
+
+
+def _is_proper(node: Node) -> bool:
+    if not isinstance(node, Quotient):
+        return False
+    top, bottom = plain_integer(node.numerator), plain_integer(node.denominator)
+    return top is not None and bottom is not None and 0 < top < bottom
+
+
+def degrees_or_percent(node: Node, unit: str) -> Node | None:
+    """The node where the unit is a word for a sign, else `None`."""
+    word = unit.strip(" .").lower()
+    if word in vocabulary.DEGREE_WORDS:
+        return Degrees(node)
+    return Percent(node) if word in vocabulary.PERCENT_WORDS else None
