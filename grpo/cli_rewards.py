@@ -27,10 +27,9 @@ from cotree.grpo.run_folder import ConfigError
 from cotree.rewards.audit import Regraded, disagreement_share, read_samples
 from cotree.rewards.cases import Judged, read_cases, summarized
 from cotree.rewards.isolation import WorkerStartError
-from cotree.rewards.registry import Term, installed, resolve
-from cotree.rewards.signature import bind
+from cotree.rewards.registry import Term, bound, check_columns, describe, resolve
 from cotree.rewards.stopwatch import graded_one_by_one
-from cotree.rewards.trial import Tried, options_from, probes, read_trials, whole_name
+from cotree.rewards.trial import Tried, options_from, probes, read_trials
 
 reward_app = typer.Typer(no_args_is_help=True, help="List, try out and audit reward functions.")
 
@@ -121,7 +120,7 @@ def grade(
 def list_(debug: Debug = False) -> None:
     """The rewards that installed packages offer, with their options."""
     with boundary(debug=debug, resumable=False), _usage():
-        show_installed(installed())
+        show_installed(describe())
 
 
 @reward_app.command("test")
@@ -153,8 +152,10 @@ def try_out(
     with boundary(debug=debug, resumable=False), _usage():
         trials = read_trials(cases)
         trials += probes(trials[0].problem)
-        term = Term(whole_name(spec), 1.0, options_from(options or []))
-        show_binding(bind(resolve(term.name), term.options, name=term.name))
+        term = Term(spec, 1.0, options_from(options or []))
+        reward = bound(term)
+        show_binding(reward)
+        check_columns([reward], [trial.problem for trial in trials])
         results = graded_one_by_one(
             term,
             [(trial.completion, trial.problem) for trial in trials],
@@ -227,7 +228,6 @@ def _grading_term(
         extraction = "lenient"
     if extraction is not None:
         options = {**options, "extraction": extraction}
-    bind(resolve(reward), options, name=reward)
     return Term(reward, 1.0, options)
 
 

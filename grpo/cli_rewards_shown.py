@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint
+from collections.abc import Iterable, Sequence
 
 import typer
 from rich.console import Console
@@ -13,6 +12,7 @@ from cotree.grpo.cli_boundary import plain
 from cotree.rewards.audit import VERDICTS, Regraded, agreement, disagreement_share
 from cotree.rewards.cases import HOSTILE, Judged, summarized
 from cotree.rewards.extract import extract
+from cotree.rewards.registry import Description
 from cotree.rewards.signature import BoundReward
 from cotree.rewards.trial import Tried
 from cotree.rewards.types import Reward, Ungraded
@@ -28,7 +28,16 @@ def show_grades(judged: Sequence[Judged]) -> None:
     hostile = [row for row in counted if row.case.tags & HOSTILE]
     table = Table(box=None, pad_edge=False)
     table.add_column("rows", no_wrap=True)
-    for heading in ("n", "right", "false +", "false -", "ungraded", "median ms", "p99 ms", "max ms"):
+    for heading in (
+        "n",
+        "right",
+        "false +",
+        "false -",
+        "ungraded",
+        "median ms",
+        "p99 ms",
+        "max ms",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     groups = [("undisputed", counted)] if counted else []
     if hostile:
@@ -65,13 +74,23 @@ def show_wrong(judged: Iterable[Judged]) -> None:
         typer.echo(f"  reason      {_reason(row.result)}")
 
 
-def show_installed(rewards: Mapping[str, EntryPoint]) -> None:
-    """A table of the rewards that packages offer."""
-    table = Table("name", "from", "function", box=None, pad_edge=False)
-    for name, entry in sorted(rewards.items()):
-        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
-        table.add_row(*map(plain, (name, origin, entry.value)))
-    Console().print(table)
+def show_installed(rewards: Iterable[Description]) -> None:
+    """Each reward that packages offer: what it is, what it takes, where it comes from."""
+    for reward in rewards:
+        form = f"{'batch' if reward.is_batch else 'per sample'}"
+        form += ", async" if reward.is_async else ""
+        typer.echo(f"{reward.name}  ({reward.origin}; {form})")
+        if reward.error:
+            typer.echo(f"  cannot be used here: {shown(reward.error)}")
+            continue
+        typer.echo(f"  {shown(reward.summary)}")
+        if reward.needs:
+            typer.echo(f"  needs (column or option): {', '.join(reward.needs)}")
+        if reward.options:
+            options = ", ".join(f"{name} = {value!r}" for name, value in reward.options.items())
+            typer.echo(f"  options: {shown(options)}")
+        if reward.checks_problems:
+            typer.echo("  checks every problem's reference before a run starts")
 
 
 def show_binding(bound: BoundReward) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,16 +60,20 @@ class Tried:
     @property
     def complaint(self) -> str:
         """Why this is not as it should be; empty when it is."""
+        expected = self.trial.expected
         if isinstance(self.result, Ungraded):
-            # `None` completions do not occur in a run, so failing on one is no fault.
-            excused = self.trial.unreal or self.result.failure is Failure.SKIPPED
-            return "" if excused else "could not grade"
-        if self.trial.expected is None:
+            if self.result.failure is not Failure.SKIPPED and not self.trial.unreal:
+                return "could not grade"
+            return "" if expected is None else _expectation(*expected)
+        if expected is None:
             return ""
-        low, high = self.trial.expected
-        if low - _TOLERANCE <= self.result.value <= high + _TOLERANCE:
-            return ""
-        return f"expected {low:g}" if low == high else f"expected {low:g} to {high:g}"
+        low, high = expected
+        fits = low - _TOLERANCE <= self.result.value <= high + _TOLERANCE
+        return "" if fits else _expectation(low, high)
+
+
+def _expectation(low: float, high: float) -> str:
+    return f"expected {low:g}" if low == high else f"expected {low:g} to {high:g}"
 
 
 def read_trials(path: Path) -> list[Trial]:
@@ -110,32 +113,6 @@ def probes(problem: Problem) -> list[Trial]:
     return [
         Trial(name, cast(str, text), problem, unreal=text is None) for name, text in _PROBES.items()
     ]
-
-
-def whole_name(spec: str) -> str:
-    """A reward's name as a configuration has it; the one function of a file may be left out.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has no public function, or several.
-    """
-    if not spec.endswith(".py"):
-        return spec
-    path = Path(spec)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {spec!r} in {str(Path.cwd())!r}.")
-    functions = [
-        node.name
-        for node in ast.parse(path.read_text(encoding="utf-8"), spec).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and not node.name.startswith("_")
-    ]
-    if len(functions) != 1:
-        raise ValueError(
-            f"{spec} has {len(functions)} public functions ({', '.join(functions) or 'none'}); "
-            f"write {spec}:FUNCTION."
-        )
-    return f"{spec}:{functions[0]}"
 
 
 def options_from(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
