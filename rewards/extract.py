@@ -1,19 +1,71 @@
-r"""The answer a completion commits to. Never "any number anywhere".
+r"""The answer a completion commits to. Never "any number anywhere" in training.
 
-The rules are tried in a fixed order and the rule that hit is reported, so that logs show what a
+The rules are tried in a given order and the rule that hit is reported, so that logs show what a
 policy's answers look like. All of them take linear time: the text is a language model's.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 END_OF_THINKING = "</think>"
 
+ANCHORED = ("boxed", "answer_tag", "hashes", "phrase")
+"""The rules for training: each needs a mark that says "this is the answer"."""
+LENIENT = (*ANCHORED, "math", "bare")
+"""The rules for grading texts that were not asked for a mark."""
+
+MAX_GAP_CHARS = 80
+"""Boxes further apart than this never form one list."""
+MAX_BARE_CHARS = 400
+"""A longer line without any mark is prose, not an answer."""
+
+# What begins another turn: nothing after it belongs to this completion.
+_TURN = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|end_of_text|eot_id|start_header_id|user|end)\|>|</s>"
+)
+_HOPE = re.compile(r"\bI hope (?:it|this) is correct", re.IGNORECASE)
+
 # An escaped character (`\{`, `\\`) opens and closes nothing, so it is a token of its own.
-_BRACES = re.compile(r"\\boxed\s{0,8}\{|\\.|[{}]", re.DOTALL)
-_HASHES = re.compile(r"^#### ", re.MULTILINE)
-_PHRASE = re.compile(r"\banswer[ \t*]{0,8}(?:is\b[ \t]{0,8}:?|:)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\.(?=\s)")
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,8}(?:\{|(?P<digits>[0-9]{1,100}))|\\.|[{}]", re.DOTALL)
+_GAP = re.compile(
+    r"(?:\s|[$,;~&]|\\[,;:! ()\[\]]|\\q?quad\b|\\(?:text|mbox)\{\s{0,4}(?:and|or)\s{0,4}\}"
+    r"|(?:and|or)\b)*"
+)
+_OR = re.compile(r"\bor\b")
+_BLANK_LINE = re.compile(r"\n[ \t]{0,80}\n")
+
+_HASHES = re.compile(r"^####[ \t]+(?=(.))", re.MULTILINE)
+
+# "answer" in the languages that common multilingual benchmarks are written in.
+_ANSWER = (
+    r"(?:\b(?:answers?|ans|réponses?|respuesta|resposta|risposta|antwort|antwoord|odpowiedź"
+    r"|odpověď|cevap|yanıt|svar|jawaban|đáp án|ответ|відповідь|απάντηση)\b"
+    r"|答案|答え|答|정답|답|الجواب|الإجابة|उत्तर|คำตอบ)"
+)
+_IS = r"(?:(?:is|are|be|equals|est|es|é|è|ist|là|adalah)\b|是|为|為|は|는|은|है)"
+_PHRASE = re.compile(
+    rf"{_ANSWER}[ \t*_]{{0,8}}(?:[^.\n:：$\\=]{{0,40}}?{_IS}[ \t*_]{{0,8}}[:：]?|[:：=])"
+    rf"|{_ANSWER}[ \t*_]{{0,8}}\s{{0,8}}(?=\\\[|\\\(|\$)"
+    r"|^[ \t*_>]{0,8}A(?:ns)?[ \t*_]{0,4}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE_END = re.compile(r"\.(?=[\s*_]|$)|[。।]|(?<=\$)\.")
+_REASON = re.compile(
+    r",?\s(?:because|since|which|where|so that|hence|therefore|as required|as desired)\b"
+)
+_SAYS = re.compile(r"\b(?:is|are|was|be|equals|equal to|there is|there are)\s*:?\s")
+
+_MATH = re.compile(r"\\.|\$\$?", re.DOTALL)
+_CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
+
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_FUNCTIONS = frozenset(
+    ["and", "or", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi"]
+    + ["min", "max", "gcd", "mod"]
+)
+_NUMERAL = re.compile(r"[+\-−]?\$?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?\s?(?:\\?%)?")
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 
 
 class Extraction(NamedTuple):
@@ -31,28 +83,39 @@ class Box(NamedTuple):
     content: str
 
 
-def extract(completion: str) -> Extraction:
-    r"""The final answer and the rule that found it: the first of these that is not blank.
+def extract(completion: str, order: Sequence[str] = ANCHORED) -> Extraction:
+    r"""The final answer and the rule that found it: the first in `order` that is not blank.
 
-    1. `boxed`: the last balanced `\boxed{...}`.
-    2. `answer_tag`: the last `<answer>...</answer>`.
-    3. `hashes`: the last line that starts with `#### ` (GSM8K's form).
-    4. `phrase`: what follows the last "answer is" or "answer:", to the end of the sentence.
+    - `boxed`: the last balanced `\boxed{...}`; boxes joined only by commas or "and" are one list,
+      and by "or" one hedge.
+    - `answer_tag`: the last `<answer>...</answer>`.
+    - `hashes`: the last line that starts with `#### ` and a number (GSM8K's form).
+    - `phrase`: what follows the last "answer is", "answer:" or `A:`, to the end of the sentence.
+    - `math`: the last `$...$`, `\(...\)` or `\[...\]`.
+    - `bare`: the whole text if it is one short expression; else, on the last line, what is bold,
+      follows the last `=`, or is the only number.
 
     Only the text after the last `</think>` counts when there is one: a box in the reasoning is
-    not yet an answer.
+    not yet an answer. Nor is what follows the mark of another turn (`<|im_start|>`).
+
+    Args:
+        completion: the policy's text.
+        order: rule names; `ANCHORED` in training, `LENIENT` for texts that were asked for no mark.
+
+    Raises:
+        ValueError: `order` names no rules or an unknown one.
     """
+    unknown = [rule for rule in order if rule not in _RULES]
+    if unknown or not order:
+        raise ValueError(f"unknown extraction rules {unknown or order}; known: {list(_RULES)}.")
     text = completion.rpartition(END_OF_THINKING)[2]
-    found = boxes(text)
-    candidates = (
-        ("boxed", found[-1].content if found else ""),
-        ("answer_tag", _answer_tag(text)),
-        ("hashes", _after_last(_HASHES, text)),
-        ("phrase", _SENTENCE_END.split(_after_last(_PHRASE, text).strip(" \t*"))[0]),
-    )
-    for rule, candidate in candidates:
-        if candidate.strip():
-            return Extraction(candidate.strip(), rule)
+    turn = _TURN.search(text)
+    if turn and text[: turn.start()].strip():
+        text = text[: turn.start()]
+    for rule in order:
+        candidate = _RULES[rule](text).strip()
+        if candidate:
+            return Extraction(candidate, rule)
     return Extraction(None, "none")
 
 
@@ -61,7 +124,9 @@ def boxes(text: str) -> list[Box]:
     found: list[Box] = []
     unclosed: list[re.Match[str]] = []
     for token in _BRACES.finditer(text):
-        if token[0].endswith("{") and token[0] != r"\{":
+        if token["digits"]:
+            found.append(Box(token.start(), token.end(), token["digits"]))
+        elif token[0].endswith("{") and token[0] != r"\{":
             unclosed.append(token)
         elif token[0] == "}" and unclosed:
             opening = unclosed.pop()
@@ -71,15 +136,113 @@ def boxes(text: str) -> list[Box]:
     return sorted(found)
 
 
+def _boxed(text: str) -> str:
+    found = boxes(text)
+    if not found or not found[-1].content.strip():
+        return ""
+    innermost = [
+        box
+        for index, box in enumerate(found)
+        if index + 1 == len(found) or found[index + 1].start >= box.end
+    ]
+    contents, joint = [innermost[-1].content], ", "
+    for before, after in zip(innermost[-2::-1], innermost[:0:-1], strict=True):
+        gap = text[before.end : after.start]
+        if len(gap) > MAX_GAP_CHARS or not _GAP.fullmatch(gap) or _BLANK_LINE.search(gap):
+            break
+        if _OR.search(gap):
+            joint = r" \text{ or } "
+        if before.content not in contents:
+            contents.append(before.content)
+    return joint.join(reversed(contents))
+
+
 def _answer_tag(text: str) -> str:
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     return text[start + len("<answer>") : end] if start >= 0 else ""
 
 
-def _after_last(pattern: re.Pattern[str], text: str) -> str:
-    """What follows the pattern's last match on its line."""
-    end = -1
-    for match in pattern.finditer(text):
-        end = match.end()
-    return text[end:].partition("\n")[0] if end >= 0 else ""
+def _hashes(text: str) -> str:
+    """The last `#### ` line that begins like a number or ends the text; others are headings."""
+    text, last = text.rstrip(), None
+    for match in _HASHES.finditer(text):
+        if not match[1].isalpha():
+            last = match
+    for match in _HASHES.finditer(text, last.end() if last else 0):
+        last = last if text.find("\n", match.end()) >= 0 else match
+    return text[last.end() :].partition("\n")[0] if last else ""
+
+
+def _phrase(text: str) -> str:
+    last = None
+    for match in _PHRASE.finditer(text):
+        last = match
+    if last is None:
+        return ""
+    rest = text[last.end() :].lstrip(" \t*_:：\n")
+    for opening in (r"\[", "$$"):
+        # A displayed formula may span lines.
+        if rest.startswith(opening):
+            shown, closed, _ = rest[len(opening) :].partition(_CLOSING[opening])
+            if closed:
+                return shown
+    sentence = _sentence(rest.partition("\n")[0])
+    if sentence[:1].isalpha():
+        says = list(_SAYS.finditer(sentence))
+        sentence = sentence[says[-1].end() :] if says else sentence
+    return sentence
+
+
+def _sentence(line: str) -> str:
+    line = _HOPE.split(line, maxsplit=1)[0]
+    line = _SENTENCE_END.split(line.strip(" \t*_`"), maxsplit=1)[0]
+    return _REASON.split(line, maxsplit=1)[0].strip(" \t*_`")
+
+
+def _math(text: str) -> str:
+    """The content of the last closed formula."""
+    text = _HOPE.split(text, maxsplit=1)[0]
+    last, opening, start = "", "", 0
+    for token in _MATH.finditer(text):
+        if not opening and token[0] in _CLOSING:
+            opening, start = token[0], token.end()
+        elif opening and token[0] == _CLOSING[opening]:
+            content = text[start : token.start()].strip()
+            last, opening = content or last, ""
+    return last
+
+
+def _bare(text: str) -> str:
+    text = _HOPE.split(text.strip(), maxsplit=1)[0].strip()
+    if "\n" not in text and len(text) <= MAX_BARE_CHARS and _is_expression(text):
+        return text
+    line = text.rpartition("\n")[2][-MAX_BARE_CHARS:].strip()
+    bold = _BOLD.findall(line)
+    if bold:
+        return bold[-1]
+    result = line.rpartition("=")[2] if "=" in line else ""
+    if len(_NUMERAL.findall(result)) == 1:
+        return _NUMERAL.findall(result)[0]
+    sentences = [part for part in re.split(r"[.!?]\s|[。।]", line) if part.strip()]
+    numerals = _NUMERAL.findall(sentences[-1]) if sentences else []
+    return numerals[0] if len(numerals) == 1 else ""
+
+
+def _is_expression(text: str) -> bool:
+    words = [word for word in _WORD.findall(text) if word not in _FUNCTIONS]
+    if not words:
+        return True
+    if text[:1].isalpha():
+        return len(text.split()) == 1
+    return len(words) <= 2
+
+
+_RULES: dict[str, Callable[[str], str]] = {
+    "boxed": _boxed,
+    "answer_tag": _answer_tag,
+    "hashes": _hashes,
+    "phrase": _phrase,
+    "math": _math,
+    "bare": _bare,
+}
