@@ -190,7 +190,7 @@ class Brackets(Cursor, ABC):
 
 def ungrouped(node: Node) -> Node:
     """`[x]` as part of an expression groups, like parentheses."""
-    if isinstance(node, Bracketed) and len(node.items) == 1 and (node.left, node.right) == ("[", "]"):
+    if isinstance(node, Bracketed) and len(node.items) == 1 and node.left == "[":
         return node.items[0]
     return node
 

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - tables of words read best as text
 r"""Unicode characters that stand for mathematics, as the LaTeX they stand for."""
 
 import unicodedata
@@ -102,6 +103,4 @@ def vulgar_fraction(character: str) -> str:
 
 def ascii_digits(text: str) -> str:
     """`text` with the decimal digits of every script as 0 to 9."""
-    return "".join(
-        str(unicodedata.decimal(c)) if c > "\x7f" and c.isdecimal() else c for c in text
-    )
+    return "".join(str(unicodedata.decimal(c)) if c > "\x7f" and c.isdecimal() else c for c in text)

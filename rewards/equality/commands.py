@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 - tables of words read best as text
 r"""What LaTeX commands mean, as tables. A command that is in none of them is a parse error."""
 
 from cotree.rewards.equality.nodes import Comparison

@@ -1,7 +1,9 @@
+# ruff: noqa: SIM905 - tables of words read best as text
 """Operands with all that is written on them: numbers, symbols, functions, fractions, roots."""
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 from cotree.rewards.equality import numerals, vocabulary
 from cotree.rewards.equality.brackets import Brackets, plain_integer, ungrouped
@@ -35,7 +37,8 @@ _MAX_POSTFIXES = 8
 _MAX_SUBSCRIPT_TOKENS = 40
 _LISTED = frozenset({"gcd", "lcm", "min", "max"})
 _KEPT_ACCENTS = frozenset(
-    "overline vec overrightarrow overleftarrow hat widehat bar tilde widetilde dot ddot overarc".split()
+    "overline vec overrightarrow overleftarrow hat widehat bar tilde widetilde dot ddot "
+    "overarc".split()
 )
 
 
@@ -90,7 +93,8 @@ class Operands(Brackets):
         while self.kind in ("^", "!", "%", "_", "circ"):
             count += 1
             if count > _MAX_POSTFIXES:
-                raise TooLarge(f"more than {_MAX_POSTFIXES} marks on an operand", self.token.position)
+                problem = f"more than {_MAX_POSTFIXES} marks on an operand"
+                raise TooLarge(problem, self.token.position)
             kind = self.kind
             node = ungrouped(node)
             if kind == "_":
@@ -126,7 +130,7 @@ class Operands(Brackets):
         parts = [node]
         for sixtieth, marks in ((60, 1), (3600, 2)):
             if self.kind == "number" and self._marks(self.index + 1) == marks:
-                part = numerals.number(self.advance().text)
+                part = _numeral(self.advance())
                 self.index += marks
                 parts.append(Number(part.value / sixtieth))
         return Degrees(parts[0] if len(parts) == 1 else Sum(tuple(parts)))
@@ -160,7 +164,8 @@ class Operands(Brackets):
             node = Negation(self.script())
         else:
             self.accept("+")
-            node = self._primary()
+            # Not `_number`: in `\log_2 8` two numbers do stand side by side.
+            node = self._plain_number() if self.kind == "number" else self._primary()
             if self.accept("^"):
                 node = Power(node, self.script())
         self.ascend()
@@ -186,14 +191,14 @@ class Operands(Brackets):
         if self.kind == "_":
             self.advance()
             return self._base_numeral(token)
-        try:
-            value = numerals.number(token.text)
-        except ValueError as error:
-            raise TooLarge(str(error), token.position) from error
+        value = _numeral(token)
         whole = plain_integer(value)
         if whole is None or self.kind not in ("frac", "number"):
             return value
         return self._mixed(value, whole)
+
+    def _plain_number(self) -> Number:
+        return _numeral(self.advance())
 
     def _mixed(self, value: Number, whole: int) -> Node:
         r"""`1\frac{1}{2}` or `1 1/2`; a fraction that is not proper is a factor instead."""
@@ -275,9 +280,11 @@ class Operands(Brackets):
         if name in self._functions:
             return True
         if self._variables is None:
-            pairs = zip(self.tokens, self.tokens[1:], strict=False)
+            marks = ("(", "_", "'", "^")
             self._variables = frozenset(
-                a.text for a, b in pairs if a.kind == "symbol" and b.kind not in ("(", "_", "'", "^")
+                token.text
+                for token, after in pairwise(self.tokens)
+                if token.kind == "symbol" and after.kind not in marks
             )
         letter = name.rstrip("'").partition("_")[0]
         if letter in _FUNCTION_LETTERS and letter not in self._variables:
@@ -317,7 +324,7 @@ class Operands(Brackets):
     def _root(self) -> Node:
         self.advance()
         degree: Node | None = None
-        if self.kind == "[" :
+        if self.kind == "[":
             self.advance()
             self.fences.append("(")
             degree = self.sum()
@@ -342,6 +349,8 @@ class Operands(Brackets):
         while self.kind in ("^", "_"):
             if self.advance().kind == "^":
                 exponent = self.script()
+            elif self.kind == "number" and self.ahead(1) not in OPERAND_STARTS:
+                below = self.argument()  # `\log_28` is the logarithm of 8
             else:
                 below = self.script()
         if name in TRIGONOMETRIC and exponent == Negation(numerals.number("1")):
@@ -461,18 +470,26 @@ class Operands(Brackets):
         closed = self.kind != "{" or self.tokens[at].kind == "}"
         if self.kind != "{":
             letters = self.token.text
-        if accent in ("overset", "mathring") or not letters and self.kind not in ("{", "(", "words"):
+        if accent == "overset" or (not letters and self.kind not in ("{", "(", "words")):
             raise self.error(f"a letter under {accent}")
         if not closed or not letters or letters.isdigit():
             inner = self.argument()
             return Call("conj", (inner,)) if accent in ("overline", "bar") else inner
-        named = accent in _KEPT_ACCENTS and (len(letters) > 1 or accent not in ("vec", "overrightarrow"))
+        plain = len(letters) == 1 and accent in ("vec", "overrightarrow")
+        named = accent in _KEPT_ACCENTS and not plain
         if accent in ("overline", "bar") and len(letters) == 1:
             return Call("conj", (self.argument(),))
         if named or len(letters) == 1:
             self.index = at + (self.kind == "{") if self.kind == "{" else self.index + 1
             return Symbol((f"{accent} {letters}" if named else letters) + self.marks())
         return self.argument()
+
+
+def _numeral(token: Token) -> Number:
+    try:
+        return numerals.number(token.text)
+    except ValueError as error:
+        raise TooLarge(str(error), token.position) from error
 
 
 def constant(name: str) -> Node:

@@ -19,7 +19,6 @@ from cotree.rewards.equality.nodes import (
     Bracketed,
     Call,
     Comparison,
-    Listing,
     Negation,
     Node,
     Number,
@@ -36,7 +35,7 @@ from cotree.rewards.equality.nodes import (
 )
 from cotree.rewards.equality.operands import OPERAND_STARTS, Operands, degrees_or_percent
 from cotree.rewards.equality.text import clean
-from cotree.rewards.equality.tokens import END, ParseError, Token, TooLarge, tokenize
+from cotree.rewards.equality.tokens import END, ParseError, TooLarge, tokenize
 
 __all__ = ["MAX_CHARS", "ParseError", "TooLarge", "parse"]
 

@@ -25,7 +25,9 @@ _SIZED = re.compile(
 _SWITCH = re.compile(r"\{\s*\\(?:rm|bf|it|sf|tt|text|mathrm)(?![A-Za-z{])\s*")
 _SIZE_ARGUMENT = re.compile(r"\\(?:hspace|vspace|color|tag|label|phantom|hphantom)\*?\{[^{}]*\}")
 _COMMAND = re.compile(r"\\(?:\\|[A-Za-z]+\*?|[^A-Za-z])")
-_THIN_GROUP = re.compile(r"(?<=[0-9])(?:\\,|,\\!|\\!,|\{,\}\\!|\{,\\!\}|\{ \}|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))")
+_THIN_GROUP = re.compile(
+    r"(?<=[0-9])(?:\\,|,\\!|\\!,|\{,\}\\!|\{,\\!\}|\{ \}|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))"
+)
 _DECIMAL_BRACE = re.compile(r"(?<=[0-9])\{([.,])\}(?=[0-9])")
 _BRACED_GROUP = re.compile(r"(?<=[0-9])\{,\}\s*(?=[0-9]{3}(?![0-9]))")
 _SPACES = re.compile(r"\s+")
