@@ -18,13 +18,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from cotree.rewards.extract import END_OF_THINKING
 from cotree.rewards.sandbox.comparison import MAX_TOLERANCE, same_output, same_value
 from cotree.rewards.sandbox.layers import Layer
-from cotree.rewards.sandbox.probe import chosen_layer
+from cotree.rewards.sandbox.probe import chosen_layer, probe
 from cotree.rewards.sandbox.runner import Call, Execution, KilledBy, Limits, run
 from cotree.rewards.types import Problem, Reward, Status, checked_by
 
@@ -115,10 +115,35 @@ def python_tests(
     if len(code) > MAX_CODE_CHARS:
         reason = f"a program of {len(code)} characters; {MAX_CODE_CHARS} are allowed"
         return Reward(0.0, reason, status=Status.PARSE_ERROR)
-    layer = chosen_layer(allow_unsafe=allow_unsafe)
+    layer = chosen_layer(probe(), allow_unsafe=allow_unsafe)
+    limits = Limits(timeout_seconds, memory_bytes)
+    return graded(code, unit_tests, limits=limits, layer=layer, form=form, tolerance=tolerance)
+
+
+def graded(
+    code: str,
+    unit_tests: Sequence[UnitTest],
+    *,
+    limits: Limits,
+    layer: Layer,
+    form: Form,
+    tolerance: float,
+) -> Reward:
+    """The reward of a program.
+
+    Args:
+        code: the program.
+        unit_tests: at least one.
+        limits: the time is that of all tests together, the rest holds for each.
+        layer: what shuts the program in.
+        form: see `python_tests`.
+        tolerance: see `python_tests`.
+
+    Raises:
+        GraderError: the sandbox did not start.
+    """
     num_passed, first = 0, ""
-    budget = Limits(timeout_seconds, memory_bytes)
-    for index, failure in enumerate(_failures(code, unit_tests, budget, layer, tolerance)):
+    for index, failure in enumerate(_failures(code, unit_tests, limits, layer, tolerance)):
         if not failure:
             num_passed += 1
             continue
@@ -126,8 +151,7 @@ def python_tests(
         if form == "all":
             break
     value = num_passed / len(unit_tests) if form == "share" else float(not first)
-    counted = f"{num_passed} of {len(unit_tests)} passed"
-    return Reward(value, f"{counted}{first}")
+    return Reward(value, f"{num_passed} of {len(unit_tests)} passed{first}")
 
 
 def parse_tests(tests: object) -> tuple[UnitTest, ...]:
@@ -182,7 +206,7 @@ def _failures(
         if left <= 0.0:
             yield f"no time left of {budget.timeout_seconds:g} s"
             continue
-        limits = Limits(left, budget.memory_bytes)
+        limits = replace(budget, timeout_seconds=left)
         if isinstance(test, OutputTest):
             execution = run(code, stdin=test.stdin, limits=limits, layer=layer)
             failure = _ended_badly(execution, budget)
