@@ -16,7 +16,8 @@ from rich.table import Table
 
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
 from cotree.grpo.cli_rewards import grade, reward_app
-from cotree.grpo.config import Pipeline
+from cotree.grpo.config import Pipeline, RowsTask
+from cotree.grpo.reward_terms import bound_rewards
 from cotree.grpo.run_folder import ConfigError, RunFolder, dump_toml, load_pipeline
 
 app = typer.Typer(
@@ -83,7 +84,7 @@ def train(
     """Reinforcement learning, with an evaluation before and after."""
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
-        _check_rewards(pipeline)
+        bound_rewards(pipeline)
         with _stage(pipeline):
             from cotree.grpo.stages import train_stage
 
@@ -105,7 +106,7 @@ def evaluate(
     """Accuracy of a checkpoint on the held-back problems, with an interval."""
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
-        _check_rewards(pipeline)
+        bound_rewards(pipeline)
         with _stage(pipeline):
             from cotree.grpo.stages import evaluate_stage
 
@@ -136,7 +137,8 @@ def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> 
     """Validate a configuration and its rewards; print it in full, defaults included."""
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
-        _check_rewards(pipeline)
+        bound_rewards(pipeline)
+        _check_rows(pipeline)
         typer.echo(dump_toml(pipeline), nl=False)
 
 
@@ -175,19 +177,31 @@ def doctor(
 # --- what the commands share -----------------------------------------------------------------
 
 
-def _check_rewards(pipeline: Pipeline) -> None:
-    """Every reward term resolves and takes the options it is given.
+def _check_rows(pipeline: Pipeline) -> None:
+    """The rewards can grade the problems, as far as that can be told without a network.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: a row cannot be used, a column is missing, or a reference cannot be graded
+            against.
     """
-    from cotree.rewards.registry import check_signature, resolve
+    from cotree.grpo.problems import load_problems
+    from cotree.grpo.reward_terms import refuse_unfit
 
-    for i, term in enumerate(pipeline.rewards):
-        try:
-            check_signature(resolve(term.name), term.options)
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            raise ConfigError(f"rewards.{i} ({term.name}): {error}") from error
+    task = pipeline.task
+    if isinstance(task, RowsTask):
+        absent = [path for path in (task.train, task.test) if not Path(path).is_file()]
+        if absent:
+            typer.echo(f"note: no local file {absent[0]!r}; its rows are checked later", err=True)
+            return
+    else:  # generated problems are all of one kind
+        pipeline = pipeline.model_copy(
+            update={"task": task.model_copy(update={"num_train": 1, "num_test": 1})}
+        )
+    try:
+        problems = [load_problems(pipeline, split, render=str) for split in ("train", "test")]
+    except ValueError as error:  # a row without the fields, say
+        raise ConfigError(str(error)) from error
+    refuse_unfit(pipeline, [problem for part in problems for problem in part])
 
 
 @contextmanager

@@ -97,11 +97,16 @@ def show_binding(bound: BoundReward) -> None:
     """How each parameter of a reward function is filled."""
     form = f"{'batch' if bound.is_batch else 'per sample'}, {'async' if bound.is_async else 'sync'}"
     typer.echo(f"{bound.name}: {form}")
+    given = {"completion", "completions"}
     rows = [
-        *((name, "the problem's field") for name in bound.fields),
+        *((name, "from the run") for name in bound.fields if name in given),
+        *((name, "the problem's field") for name in bound.fields if name not in given),
         *((name, "a column that every row must have") for name in bound.columns),
-        *((name, f"option, {value!r}") for name, value in bound.options.items()),
-        *((name, f"column or option, else {value!r}") for name, value in bound.defaults.items()),
+        *((name, f"{value!r}, the option") for name, value in bound.options.items()),
+        *(
+            (name, f"{value!r} unless an option or a column sets it")
+            for name, value in bound.defaults.items()
+        ),
     ]
     for name, source in rows:
         typer.echo(f"  {name:<16} {shown(source)}")
