@@ -1,5 +1,6 @@
 """Where tokens and reasoning steps begin and end in a completion's text."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -82,3 +83,27 @@ def _common_prefix(left: str, left_start: int, right: str, right_start: int) -> 
         if left[left_start + index] != right[right_start + index]:
             return index
     return most
+
+
+def token_span(span: tuple[int, int], ends: Sequence[int]) -> tuple[int, int]:
+    """The tokens [first, stop) that write the characters [start, end): all of them, and no others.
+
+    A character whose bytes are split over tokens is written by all of those, a token that reaches
+    over the span's border is part of it. Tokens without text (end-of-sequence) between the
+    character before and the span are taken for pieces of the span's first character.
+
+    Args:
+        span: characters of the completion's text, start < end.
+        ends: as `token_ends` returns it.
+
+    Raises:
+        ValueError: the span is empty or outside the text.
+    """
+    start, end = span
+    length = ends[-1] if ends else 0
+    if not 0 <= start < end <= length:
+        raise ValueError(f"span {span} must be a nonempty part of a text of {length} characters.")
+    first = bisect_left(ends, start) if start else 0
+    if start and ends[first] == start:
+        first += 1
+    return first, bisect_left(ends, end) + 1

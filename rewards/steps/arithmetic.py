@@ -11,8 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-from cotree.rewards.steps.comparison import Judgement, judged
+from cotree.rewards.steps.algebra import rewritten_lines
+from cotree.rewards.steps.comparison import Judgement
 from cotree.rewards.steps.equalities import equalities
+from cotree.rewards.steps.variables import judged_in_order
 from cotree.rewards.types import Problem, Reward, StepScore, Verdict
 
 Form = Literal["min", "share"]
@@ -31,7 +33,9 @@ class Judged(NamedTuple):
     judgement: Judgement
 
 
-def arithmetic_steps(completion: str, problem: Problem, *, form: Form = "min") -> Reward:
+def arithmetic_steps(
+    completion: str, problem: Problem, *, form: Form = "min", algebra: bool = False
+) -> Reward:
     """Judges every equality between numbers in the completion, whatever stands around it.
 
         min    value = -1 if any step is refuted, else 0
@@ -47,6 +51,8 @@ def arithmetic_steps(completion: str, problem: Problem, *, form: Form = "min") -
         completion: any text; nothing in it is executed, and time is linear in its length.
         problem: its question may redefine an operator, and then nothing is judged.
         form: how the steps make the value.
+        algebra: judge lines of algebra by the line before as well (`algebra.rewritten_lines`);
+            a line and the equalities in it are one step.
 
     Raises:
         ValueError: `form` is not one of the two.
@@ -55,15 +61,25 @@ def arithmetic_steps(completion: str, problem: Problem, *, form: Form = "min") -
         raise ValueError(f'form = {form!r} is not "min" or "share".')
     if _DEFINITION.search(problem.question):
         return Reward(0.0, "the question defines an operation")
-    steps = step_scores(judgements(completion))
+    steps = step_scores(judgements(completion, algebra=algebra))
     return Reward(value_of(steps, form=form), summary(steps), steps=steps)
 
 
-def judgements(text: str) -> list[Judged]:
+def judgements(text: str, *, algebra: bool) -> list[Judged]:
     """Every equality of the text with its judgement, in the order of the text."""
     if _DEFINITION.search(text):
         return []
-    return [Judged(pair.span, judged(pair, {})) for pair in equalities(text)]
+    pairs = equalities(text)
+    found = [
+        Judged(pair.span, judgement)
+        for pair, judgement in zip(pairs, judged_in_order(pairs), strict=True)
+    ]
+    if algebra:
+        found += [
+            Judged(line.span, Judgement(line.verdict, line.reason, line.left, line.right))
+            for line in rewritten_lines(text)
+        ]
+    return sorted(found, key=lambda item: item.span)
 
 
 def step_scores(found: Sequence[Judged]) -> tuple[StepScore, ...]:

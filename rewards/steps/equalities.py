@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cotree.rewards.steps.tokens import Token, tokens, with_times_signs
 from cotree.rewards.steps.words import (
     CLAUSE_WORDS,
+    CONDITION_WORDS,
     DOUBT_WORDS,
     GLUED_UNITS,
     LABEL_WORDS,
@@ -66,6 +67,8 @@ class Equality(NamedTuple):
     """The left side is the right side of the relation before."""
     doubtful: bool
     """The sentence hedges or denies it, or is about other numbers than the usual ones."""
+    conditional: bool
+    """The sentence says when it holds (`if x = 5`), or tries it out."""
 
     @property
     def fault(self) -> str:
@@ -91,7 +94,7 @@ def _annotated(token: Token) -> list[Equality]:
 
 def _pairs(raw: list[Token]) -> list[Equality]:
     stream = _with_of(with_times_signs(raw))
-    doubts = _doubts(stream)
+    doubts, conditions = _sentences(stream, DOUBT_WORDS), _sentences(stream, CONDITION_WORDS)
     pairs: list[Equality] = []
     covered = 0
     for index, token in enumerate(stream):
@@ -103,7 +106,8 @@ def _pairs(raw: list[Token]) -> list[Equality]:
         start, end = left.tokens[0].start, right.tokens[-1].end
         span = (max(start, covered), end)
         approximate = token.text == "≈"
-        pairs.append(Equality(left, right, span, approximate, start < covered, doubts[index]))
+        chained, flags = start < covered, (doubts[index], conditions[index])
+        pairs.append(Equality(left, right, span, approximate, chained, *flags))
         covered = end
     return pairs
 
@@ -123,20 +127,20 @@ def _with_of(stream: list[Token]) -> list[Token]:
     return changed
 
 
-def _doubts(stream: Sequence[Token]) -> list[bool]:
-    """Per token, whether its sentence has a word that makes an equality in it doubtful."""
-    doubts = [False] * len(stream)
-    start, doubtful = 0, False
+def _sentences(stream: Sequence[Token], words: frozenset[str]) -> list[bool]:
+    """Per token, whether its sentence has one of the words or is a question."""
+    flags = [False] * len(stream)
+    start, found = 0, False
     for index, token in enumerate(stream):
-        doubtful = doubtful or token.kind == "question"
-        doubtful = doubtful or (token.kind == "word" and token.text.lower() in DOUBT_WORDS)
+        found = found or token.kind == "question"
+        found = found or (token.kind == "word" and token.text.lower() in words)
         ends = token.kind == "newline" or (
-            token.kind in ("stop", "question") and token.text in ".;?"
+            token.kind in ("stop", "question") and token.text in (".", ";", "?")
         )
         if ends or index == len(stream) - 1:
-            doubts[start : index + 1] = [doubtful] * (index + 1 - start)
-            start, doubtful = index + 1, False
-    return doubts
+            flags[start : index + 1] = [found] * (index + 1 - start)
+            start, found = index + 1, False
+    return flags
 
 
 def _left(stream: list[Token], relation: int) -> Side:

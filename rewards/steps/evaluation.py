@@ -118,7 +118,7 @@ class _Parser:
 
     def _product(self, depth: int) -> Amount:
         total = self._power(depth)
-        divided = False
+        after_slash = False
         while True:
             operator = self._operator(("*", "/", "of"))
             if operator is not None:
@@ -129,27 +129,20 @@ class _Parser:
                     right = self._denominator(right, depth, spaced=spaced)
             elif self._implied():
                 # 1/2(4), 6/2x: writers disagree about what the slash covers.
-                if divided:
+                if after_slash:
                     raise UnreadableError("a product without a sign after a division")
                 operator, right = "*", self._power(depth)
             else:
                 return total
-            if operator == "/" or (divided and self._reading.division == "covers_products"):
-                divided = True
+            if operator == "/" or (after_slash and self._reading.division == "covers_products"):
+                after_slash = True
                 total = divided(total, right)
             else:
                 total = multiplied(total, right)
 
     def _denominator(self, first: Amount, depth: int, *, spaced: bool) -> Amount:
         """What a slash covers: with a space after it, `/ b/c` is `/ (b/c)` in one reading."""
-        token = self._peek()
-        tight = token is not None and token.text == "/" and token.glued
-        if (
-            self._reading.division == "covers_quotients"
-            and tight
-            and spaced
-            and self._operator("/")
-        ):
+        if spaced and self._reading.division == "covers_quotients" and self._operator("/"):
             return divided(first, self._operand(depth))
         return first
 

@@ -1,0 +1,199 @@
+r"""Countdown: reach a target from given numbers, each used at most once. Every step is checked.
+
+The completion works in lines and ends in one expression:
+
+    <think>
+    25 - 5 = 20
+    20 * 3 = 60
+    </think>
+    \boxed{(25 - 5) * 3}
+
+Numbers and target come from the problem's columns `numbers` (a list) and `target`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from cotree.rewards.extract import END_OF_THINKING, extract
+from cotree.rewards.steps.amounts import UnreadableError
+from cotree.rewards.steps.equalities import Equality, equalities
+from cotree.rewards.steps.evaluation import Reading, amount
+from cotree.rewards.steps.tokens import Token, tokens, with_times_signs
+from cotree.rewards.types import Problem, Reward, Status, StepScore, Verdict
+
+PENALTY = -1.0
+"""A refuted step; a verified one gives 0.0."""
+SOLVED = 1.0
+MAX_NUMBERS = 64
+"""More given numbers than this are taken for a mistake in the data set."""
+
+
+class Task(NamedTuple):
+    """What is given and what is to be reached."""
+
+    numbers: tuple[Fraction, ...]
+    target: Fraction
+
+
+def countdown(
+    completion: str, problem: Problem, *, use_all: bool = False, steps_required: bool = False
+) -> Reward:
+    r"""Reward 1 for a solution with true steps, 0 with a false one, -1 without a solution.
+
+        value = outcome + worst step, outcome = 1 if the answer is right, else 0
+
+    An equality `a op b = c` of the reasoning is VERIFIED when `a` and `b` are among those left
+    and the result is exact; they are then taken away and `c` added. It is REFUTED when a number
+    is not left or the result is wrong. Its numbers are then taken away as far as they are there,
+    and `c` is added, so that one mistake does not refute every line after it. Those of other
+    forms are UNCHECKED: a search may think aloud. A line that starts over (its numbers are all
+    given ones, but no longer left) starts a new attempt with all numbers.
+
+    The answer (see `extract`; a part after `=` is not read) is judged as the last step: it must
+    consist of given numbers, each used at most as often as given, and have the target's value.
+    A missing answer counts as a refuted step, or saying nothing would beat a mistake.
+
+    Args:
+        completion: the policy's text.
+        problem: its columns hold `numbers` and `target`.
+        use_all: every given number must be used exactly as often as given.
+        steps_required: an answer without one verified line before it counts as a refuted step.
+
+    Raises:
+        ValueError: the problem has no such columns; that is the data set's fault.
+    """
+    task = _task(problem)
+    end = _end_of_reasoning(completion)
+    steps = _judged_lines(completion, end, task)
+    num_verified = sum(step.verdict is Verdict.VERIFIED for step in steps)
+    found = extract(completion)
+    fault = "no answer" if found.answer is None else _answer_fault(found.answer, task, use_all)
+    status = Status.NO_ANSWER if found.answer is None else Status.OK
+    outcome = 0.0 if fault else SOLVED
+    tail = completion[end:].rstrip()
+    if tail.removeprefix(END_OF_THINKING).strip():
+        verdict = Verdict.REFUTED if fault else Verdict.VERIFIED
+        offset = len(END_OF_THINKING) if tail.startswith(END_OF_THINKING) else 0
+        span = (end + offset, end + len(tail))
+        steps.append(_step(span, verdict, fault or "reaches the target", found.answer or ""))
+    num_refuted = sum(step.verdict is Verdict.REFUTED for step in steps)
+    skipped = steps_required and not num_verified
+    value = outcome + (PENALTY if num_refuted or fault or skipped else 0.0)
+    reason = f"{fault or 'solved'}; {num_verified} lines verified, {num_refuted} steps refuted"
+    return Reward(value, reason, steps=tuple(steps), status=status)
+
+
+def _task(problem: Problem) -> Task:
+    try:
+        given, target = problem.columns["numbers"], problem.columns["target"]
+    except KeyError as error:
+        raise ValueError(
+            f"countdown needs the columns `numbers` and `target`; problem {problem.id} has "
+            f"{sorted(problem.columns)}. Add {error} to the data set."
+        ) from error
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ValueError(f"problem {problem.id}: `numbers` is {given!r}; it must be a list.")
+    numbers = tuple(_exact(number, problem) for number in given)
+    if not 1 <= len(numbers) <= MAX_NUMBERS:
+        raise ValueError(
+            f"problem {problem.id} has {len(numbers)} numbers; 1 to {MAX_NUMBERS} are allowed."
+        )
+    return Task(numbers, _exact(target, problem))
+
+
+def _exact(number: object, problem: Problem) -> Fraction:
+    if isinstance(number, bool) or not isinstance(number, int | float | str):
+        raise ValueError(f"problem {problem.id}: {number!r} is no number.")
+    try:
+        return Fraction(str(number) if isinstance(number, float) else number)
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"problem {problem.id}: {number!r} is no number ({error}).") from error
+
+
+def _end_of_reasoning(completion: str) -> int:
+    """Where the last `</think>` stands, or else the last line, which holds the answer."""
+    end = completion.rfind(END_OF_THINKING)
+    return end if end >= 0 else max(completion.rstrip().rfind("\n"), 0)
+
+
+def _judged_lines(completion: str, end: int, task: Task) -> list[StepScore]:
+    left = Counter(task.numbers)
+    steps: list[StepScore] = []
+    for pair in equalities(completion[:end]):
+        if steps and pair.span[0] < steps[-1].span[1]:
+            continue  # an annotation inside an equality says it twice
+        shown = completion[slice(*pair.span)]
+        used, claimed, fault = _read(pair, shown)
+        if claimed is None:
+            steps.append(_step(pair.span, Verdict.UNCHECKED, fault, shown))
+            continue
+        missing = Counter(used) - left
+        if missing and not Counter(used) - Counter(task.numbers):
+            left, missing = Counter(task.numbers), Counter[Fraction]()
+        left = left - Counter(used) + Counter([claimed])
+        if missing:
+            fault = f"{next(iter(missing))} is not left"
+        verdict = Verdict.REFUTED if fault else Verdict.VERIFIED
+        steps.append(_step(pair.span, verdict, fault or "exact", shown))
+    return steps
+
+
+def _read(pair: Equality, shown: str) -> tuple[list[Fraction], Fraction | None, str]:
+    """The numbers that `a op b = c` uses, what it claims, and what is wrong with it.
+
+    The claim is `None` when the equality has another form.
+    """
+    side, right = pair.left.tokens, pair.right.tokens
+    if pair.fault or pair.doubtful or pair.approximate:
+        return [], None, pair.fault or "hedged"
+    try:
+        result, claimed = _exact_value(side), _exact_value(right)
+    except UnreadableError as error:
+        return [], None, str(error)
+    if len(_numbers(right)) != 1 or len(_numbers(side)) < 2:
+        return [], None, "not of the form a op b = c"
+    fault = "" if result == claimed else f"{shown[:80]}: the left side is {result}"
+    return _numbers(side), claimed, fault
+
+
+def _answer_fault(answer: str, task: Task, use_all: bool) -> str:
+    r"""Why the expression is no solution; empty when it is one. `\boxed{(1+2)*3 = 9}` is read."""
+    stream = with_times_signs(tokens(answer))
+    at = next((i for i, token in enumerate(stream) if token.kind == "equal"), len(stream))
+    side = stream[:at]
+    try:
+        value = _exact_value(side)
+    except UnreadableError as error:
+        return f"the answer is no expression ({error})"
+    used, given = Counter(_numbers(side)), Counter(task.numbers)
+    if extra := used - given:
+        return f"{next(iter(extra))} is not given, or used too often"
+    if use_all and (unused := given - used):
+        return f"{next(iter(unused))} is not used"
+    return "" if value == task.target else f"the answer is {value}, the target {task.target}"
+
+
+_ALLOWED = {"number", "operator", "open", "close", "function", "currency"}
+
+
+def _exact_value(side: Sequence[Token]) -> Fraction:
+    for token, following in zip(side, [*side[1:], None], strict=True):
+        # `\\frac12` is one token of two numbers; braces keep the count right.
+        bare = token.kind == "function" and (following is None or following.kind != "open")
+        power = token.kind == "operator" and token.text not in "+-*/"
+        if token.kind not in _ALLOWED or power or bare or token.text == "sqrt":
+            raise UnreadableError(f"unexpected {token.text[:20]!r}")
+    return amount(side, Reading(mixed=False), {}).value
+
+
+def _numbers(side: Sequence[Token]) -> list[Fraction]:
+    return [token.value for token in side if token.kind == "number"]
+
+
+def _step(span: tuple[int, int], verdict: Verdict, reason: str, shown: str) -> StepScore:
+    value = PENALTY if verdict is Verdict.REFUTED else 0.0
+    return StepScore(span, value, verdict, reason, left=shown.strip()[:120])
