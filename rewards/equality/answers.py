@@ -4,19 +4,22 @@ In rising cost: the same text; the same letter of a multiple choice; exact numbe
 (`typed`), which compares expressions by A / B / n numeric and structural means (`scalar`).
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
 from cotree.rewards.equality.choices import choice
 from cotree.rewards.equality.exact import rational
-from cotree.rewards.equality.nodes import Node
+from cotree.rewards.equality.nodes import BaseNumeral, Node
 from cotree.rewards.equality.parser import ParseError, parse
 from cotree.rewards.equality.text import clean
 from cotree.rewards.equality.typed import Comparison, TooMuchWorkError, kind
 
 CACHED_REFERENCES = 4096
 """References are few and come back with every completion of their group; answers do not."""
+
+_LOOSE_SPACE = re.compile(r"(?<![a-z0-9]) | (?![a-z0-9])")
 
 
 class Outcome(StrEnum):
@@ -62,7 +65,7 @@ def compare(reference: str, answer: str) -> Compared:
     if gold.tree is None or found.tree is None:
         return _compare_texts(gold, found)
     left, right = rational(gold.tree), rational(found.tree)
-    if left is not None and left == right:
+    if left is not None and left == right and not isinstance(gold.tree, BaseNumeral):
         return Compared(Outcome.EQUAL, "exact")
     try:
         equal = Comparison().same(gold.tree, found.tree)
@@ -102,7 +105,7 @@ def _read(raw: str, text: str) -> _Read:
 
 
 def _compare_texts(gold: _Read, found: _Read) -> Compared:
-    """What cannot be parsed is compared by its letters, without case and spaces."""
+    """What cannot be parsed is compared by its letters, without case and loose spaces."""
     if _folded(gold.text) == _folded(found.text):
         return Compared(Outcome.EQUAL, "text")
     if found.tree is None:
@@ -111,7 +114,7 @@ def _compare_texts(gold: _Read, found: _Read) -> Compared:
 
 
 def _folded(text: str) -> str:
-    return "".join(text.casefold().split())
+    return _LOOSE_SPACE.sub("", " ".join(text.casefold().split()))
 
 
 def _compare_choices(reference: str, answer: str) -> Compared | None:

@@ -9,6 +9,7 @@ r"""When a decimal equals a number: only to the precision it shows, and never fo
 
 from fractions import Fraction
 
+from cotree.rewards.equality.approximation import approximate
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import (
     Negation,

@@ -98,7 +98,9 @@ def describes_a_range(node: Node) -> bool:
                 return not isinstance(operands[1], Bracketed) or operands[1].left != "{"
             return any(c not in ("=", "approx", "in") for c in comparisons)
         case Listing(items):
-            return any(isinstance(i, Relation | SetOperation) and describes_a_range(i) for i in items)
+            return any(
+                isinstance(i, Relation | SetOperation) and describes_a_range(i) for i in items
+            )
         case _:
             return False
 
@@ -252,5 +254,3 @@ def _solved(end: Node, slope: Fraction, offset: Fraction) -> Node:
     if value is not None:
         return Number((value - offset) / slope)
     return Quotient(Sum((end, Number(-offset))), Number(slope))
-
-

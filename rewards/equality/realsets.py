@@ -13,26 +13,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from cotree.rewards.equality.approximation import approximate
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import (
-    Bracketed,
-    Call,
     Constant,
-    Listing,
     Negation,
     Node,
-    Number,
-    Quotient,
-    Relation,
-    SetBuilder,
-    SetOperation,
-    Sum,
-    Symbol,
-    Words,
 )
-from cotree.rewards.equality.numeric import approximate
-from cotree.rewards.equality.scalar import symbols
-from cotree.rewards.equality.substitution import both_signs, substituted
 
 Side = Literal[-1, 0, 1]
 
@@ -40,6 +27,8 @@ MAX_INTERVALS = 64
 """More parts than this are not compared."""
 
 INFINITE = Constant("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """Where an interval starts or ends; `value` is None where the node has symbols in it."""
@@ -120,14 +109,14 @@ def complement(each: RealSet) -> RealSet | None:
     if not all(_is_known(part) for part in each.intervals) and len(each.intervals) > 1:
         return None
     rest: list[Interval] = []
-    everything = everything()
-    low = everything.low
+    whole = everything()
+    low = whole.low
     for part in each.intervals:
         if part.low.value != -math.inf:
             rest.append(Interval(low, Bound(part.low.node, part.low.value, _below(part.low))))
         low = Bound(part.high.node, part.high.value, _above(part.high))
     if low.value != math.inf:
-        rest.append(Interval(low, everything.high))
+        rest.append(Interval(low, whole.high))
     return RealSet(tuple(rest), each.variable)
 
 
@@ -194,5 +183,3 @@ def sign_of_infinity(node: Node) -> int:
     if isinstance(node, Negation):
         return -sign_of_infinity(node.operand)
     return 1 if node == INFINITE else 0
-
-

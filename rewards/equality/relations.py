@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from cotree.rewards.equality.approximation import approximate
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import (
     BigOperator,
@@ -26,7 +27,6 @@ from cotree.rewards.equality.nodes import (
     Symbol,
     Words,
 )
-from cotree.rewards.equality.numeric import approximate
 from cotree.rewards.equality.scalar import Sameness, same_scalar, symbols
 from cotree.rewards.equality.substitution import contains, rebuilt, substituted
 

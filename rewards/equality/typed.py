@@ -49,6 +49,8 @@ MAX_SCALARS = 300
 MAX_LEVELS = 20
 """Points within sets within equations: deeper is no answer."""
 
+_ARTICLES = frozenset({"a", "an", "the"})
+
 
 class TooMuchWorkError(Exception):
     """The comparison was given up at its bound."""
@@ -173,7 +175,11 @@ class Comparison:
         left, right = _ratio_parts(reference), _ratio_parts(answer)
         if _is_clock(reference) and _is_clock(answer):
             return left == right
-        if len(left) != len(right) or not left or not right:
+        if len(left) == 2 and not isinstance(answer, Ratio):
+            return self.same(Quotient(*left), answer)
+        if len(right) == 2 and not isinstance(reference, Ratio):
+            return self.same(reference, Quotient(*right))
+        if len(left) != len(right):
             return False
         return all(
             self.same(Product((left[0], b)), Product((right[0], a)))
@@ -287,7 +293,8 @@ def _same_words(reference: Node, answer: Node) -> bool:
 def _spelled(node: Node) -> str | None:
     match node:
         case Words(text):
-            return "".join(text.lower().split()).strip(".")
+            words = text.lower().strip(" .!").split()
+            return "".join(words[1:] if words[0] in _ARTICLES and len(words) > 1 else words)
         case Symbol(name):
             return name.lower()
         case Product(factors) if all(isinstance(f, Symbol) for f in factors):
@@ -297,24 +304,17 @@ def _spelled(node: Node) -> str | None:
 
 
 def _ratio_parts(node: Node) -> tuple[Node, ...]:
-    match node:
-        case Ratio(parts):
-            return parts
-        case Quotient(numerator, denominator):
-            return (numerator, denominator)
-        case _ if rational(node) is not None:
-            return (node, Number(Fraction(1)))
-        case _:
-            return ()
+    return node.parts if isinstance(node, Ratio) else (node,)
 
 
 def _is_clock(node: Node) -> bool:
+    """`12:00` and `10:30` are times of day, `3:4` and `20:60` are not."""
     if not isinstance(node, Ratio) or not all(isinstance(part, Number) for part in node.parts):
         return False
     hours, *rest = [rational(part) for part in node.parts]
     if hours is None or hours > 24 or not 1 <= len(rest) <= 2:
         return False
-    return all(part is not None and part < 60 for part in rest)
+    return all(part is not None and (part == 0 or 10 <= part < 60) for part in rest)
 
 
 def _digits(node: Node) -> str | None:
@@ -328,5 +328,3 @@ def _radians(node: Node) -> Node:
     if not isinstance(node, Degrees):
         return node
     return Quotient(Product((node.value, Constant("pi"))), Number(Fraction(180)))
-
-
