@@ -11,7 +11,6 @@ from cotree.rewards.equality.nodes import (
     Listing,
     Matrix,
     Node,
-    Number,
     Quotient,
     SetBuilder,
 )
@@ -186,20 +185,6 @@ class Brackets(Cursor, ABC):
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise self.error("matrix rows of equal length")
         return Matrix(tuple(rows), determinant=name == "vmatrix")
-
-
-def ungrouped(node: Node) -> Node:
-    """`[x]` as part of an expression groups, like parentheses."""
-    if isinstance(node, Bracketed) and len(node.items) == 1 and node.left == "[":
-        return node.items[0]
-    return node
-
-
-def plain_integer(node: Node) -> int | None:
-    """The value of a node that is an integer written without a decimal point."""
-    if isinstance(node, Number) and node.decimals is None and node.value.denominator == 1:
-        return node.value.numerator
-    return None
 
 
 def _absolute(inner: Node) -> Node:

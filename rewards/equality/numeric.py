@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import mpmath
 from mpmath.ctx_mp import MPContext
 
 from cotree.rewards.equality.exact import rational
+from cotree.rewards.equality.functions import FUNCTIONS, BeyondError, Context, Value
 from cotree.rewards.equality.nodes import (
     BaseNumeral,
     BigOperator,
@@ -38,10 +39,6 @@ _MAX_DETERMINANT = 5
 _FUNCTION_COST = 12
 _GAMMA_COST = 60
 
-Value: TypeAlias = Any
-"""An mpmath real or complex number; mpmath has no type annotations."""
-Context: TypeAlias = Any
-"""An mpmath context of one precision; this thread's own."""
 Point = Mapping[str, int]
 """Values of the symbols, in units of 2**-POINT_BITS."""
 POINT_BITS = 16
@@ -49,10 +46,6 @@ POINT_BITS = 16
 
 class UndefinedError(Exception):
     """The expression has no value at this point: `0/0`, or a root of a negative among reals."""
-
-
-class BeyondError(Exception):
-    """The value is too large, or its computation would exceed the budget."""
 
 
 class _Contexts(threading.local):
@@ -218,7 +211,7 @@ class Evaluator:
 
     def _call(self, node: Call) -> Value:
         arguments = [self.value(argument) for argument in node.arguments]
-        function = _FUNCTIONS.get(node.name)
+        function = FUNCTIONS.get(node.name)
         if function is None or len(arguments) not in (1, 2):
             listed = _LISTED.get(node.name)
             if listed is None or not arguments:
@@ -262,9 +255,9 @@ class Evaluator:
         high = rational(node.high) if node.high is not None else None
         outer = self._bound.get(node.variable)
         try:
-            finite = node.name in ("sum", "prod") and low is not None and high is not None
-            if finite and low.denominator == high.denominator == 1:
-                if 0 <= high - low < _MAX_TERMS:
+            if node.name in ("sum", "prod") and low is not None and high is not None:
+                whole = low.denominator == high.denominator == 1
+                if whole and 0 <= high - low < _MAX_TERMS:
                     return self._added_up(node, int(low), int(high))
             return self._by_parts(node)
         finally:
@@ -313,79 +306,6 @@ def _determinant(rows: list[list[Value]]) -> Value:
     return total
 
 
-def _root(ctx: Context, radicand: Value, degree: Value) -> Value:
-    """Among real numbers an odd root of a negative number is negative, not the principal one."""
-    if not ctx.isint(degree) or not degree:
-        return radicand ** (1 / degree)
-    if not hasattr(radicand, "_mpc_") and radicand < 0 and int(degree) % 2:
-        return -((-radicand) ** (1 / degree))
-    return radicand ** (1 / degree)
-
-
-def _factorial(ctx: Context, count: Value) -> Value:
-    if abs(count) > 5_000:
-        raise BeyondError
-    return ctx.factorial(count)
-
-
-def _binomial(ctx: Context, top: Value, bottom: Value) -> Value:
-    if abs(top) > 20_000 or abs(bottom) > 20_000:
-        raise BeyondError
-    return ctx.binomial(top, bottom)
-
-
-def _exponential(ctx: Context, power: Value) -> Value:
-    if power and ctx.mag(power) > 17:
-        raise BeyondError
-    return ctx.exp(power)
-
-
-def _trigonometric(name: str) -> Callable[..., Value]:
-    def evaluate(ctx: Context, angle: Value) -> Value:
-        if angle and ctx.mag(angle) > 64:
-            raise BeyondError  # reducing a large angle modulo pi takes as many digits as it has
-        if hasattr(angle, "_mpc_") and ctx.mag(angle) > 12:
-            raise BeyondError
-        return getattr(ctx, name)(angle)
-
-    return evaluate
-
-
-def _logarithm(ctx: Context, value: Value, base: Value | None = None) -> Value:
-    return ctx.ln(value) if base is None else ctx.ln(value) / ctx.ln(base)
-
-
-def _modulo(ctx: Context, value: Value, modulus: Value) -> Value:
-    return value - modulus * ctx.floor(value / modulus)
-
-
-_INVERSES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"} | {
-    "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh"
-}  # fmt: skip
-_DIRECT = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch")
-
-_FUNCTIONS: dict[str, Callable[..., Value]] = {
-    "sqrt": lambda ctx, x: ctx.sqrt(x),
-    "root": _root,
-    "abs": lambda _, x: abs(x),
-    "norm": lambda _, x: abs(x),
-    "factorial": _factorial,
-    "double_factorial": lambda ctx, x: ctx.fac2(x) if abs(x) < 5_000 else _factorial(ctx, x),
-    "binom": _binomial,
-    "floor": lambda ctx, x: ctx.floor(x),
-    "ceil": lambda ctx, x: ctx.ceil(x),
-    "exp": _exponential,
-    "ln": _logarithm,
-    "log": _logarithm,
-    "mod": _modulo,
-    "conj": lambda ctx, x: ctx.conj(x),
-    "re": lambda ctx, x: ctx.re(x),
-    "im": lambda ctx, x: ctx.im(x),
-    "arg": lambda ctx, x: ctx.arg(x),
-    "sign": lambda ctx, x: ctx.sign(x),
-    **{name: _trigonometric(name) for name in _DIRECT},
-    **{name: _trigonometric(short) for name, short in _INVERSES.items()},
-}
 _LISTED: dict[str, Callable[[Evaluator, list[Value]], Value]] = {
     "max": lambda self, arguments: self._extreme("max", arguments),
     "min": lambda self, arguments: self._extreme("min", arguments),

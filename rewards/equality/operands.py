@@ -6,13 +6,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from cotree.rewards.equality import numerals, vocabulary
-from cotree.rewards.equality.brackets import Brackets, plain_integer, ungrouped
-from cotree.rewards.equality.commands import BLACKBOARD, FENCES, LETTER_WRAPPERS, TRIGONOMETRIC
+from cotree.rewards.equality.applications import Applications
+from cotree.rewards.equality.commands import BLACKBOARD, FENCES, LETTER_WRAPPERS
+from cotree.rewards.equality.leaves import constant, letter, numeral, plain_integer, ungrouped
 from cotree.rewards.equality.nodes import (
     BaseNumeral,
-    BigOperator,
     Call,
-    Constant,
     Degrees,
     Negation,
     Node,
@@ -27,22 +26,17 @@ from cotree.rewards.equality.nodes import (
 )
 from cotree.rewards.equality.tokens import END, Token, TooLarge
 
-OPERAND_STARTS = frozenset(
-    {"number", "symbol", "constant", "function", "(", "[", "{", "|", "frac", "sqrt", "binom"}
-    | {"big", "begin", "angle", *FENCES, *LETTER_WRAPPERS}
-)
 _FUNCTION_LETTERS = frozenset("fghFGH")
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:]?")
 _MAX_POSTFIXES = 8
 _MAX_SUBSCRIPT_TOKENS = 40
-_LISTED = frozenset({"gcd", "lcm", "min", "max"})
 _KEPT_ACCENTS = frozenset(
     "overline vec overrightarrow overleftarrow hat widehat bar tilde widetilde dot ddot "
     "overarc".split()
 )
 
 
-class Operands(Brackets):
+class Operands(Applications):
     """One operand at a time; what joins operands is in the parser."""
 
     def __init__(self, tokens: list[Token]) -> None:
@@ -51,22 +45,14 @@ class Operands(Brackets):
         self._variables: frozenset[str] | None = None
         self._primaries: dict[str, Callable[[], Node]] = {
             "number": self._number, "symbol": self._symbol, "constant": self._constant,
-            "function": self._function, "words": self._words, "frac": self._fraction,
-            "sqrt": self._root, "binom": self._binomial, "big": self._big_operator,
+            "function": self.function, "words": self._words, "frac": self._fraction,
+            "sqrt": self._root, "binom": self._binomial, "big": self.big_operator,
             "angle": self._figure, "mathbb": self._blackboard, "begin": self.environment,
             "(": self.bracket, "[": self.bracket, "]": self.bracket, "{": self.braces,
             "set{": self.set_braces, "|": self.bars, "norm": self.norm_bars, "<": self.vector,
             **dict.fromkeys(FENCES, self.fence),
             **dict.fromkeys(LETTER_WRAPPERS - {"mathbb"}, self._accented),
         }  # fmt: skip
-
-    def product(self) -> Node:
-        """Factors joined by multiplication and division."""
-        raise NotImplementedError
-
-    def sum(self) -> Node:
-        """Terms joined by plus and minus."""
-        raise NotImplementedError
 
     def factor(self) -> Node:
         """An operand with its sign, exponent, factorial, percent or degree sign."""
@@ -76,11 +62,11 @@ class Operands(Brackets):
         elif self.accept("+"):
             node = self.factor()
         else:
-            node = self._postfixed(self._primary())
+            node = self._postfixed(self.primary())
         self.ascend()
         return node
 
-    def _primary(self) -> Node:
+    def primary(self) -> Node:
         read = self._primaries.get(self.kind)
         if read is None:
             if self.kind == "relation" and self.token.text == "<":
@@ -130,7 +116,7 @@ class Operands(Brackets):
         parts = [node]
         for sixtieth, marks in ((60, 1), (3600, 2)):
             if self.kind == "number" and self._marks(self.index + 1) == marks:
-                part = _numeral(self.advance())
+                part = numeral(self.advance())
                 self.index += marks
                 parts.append(Number(part.value / sixtieth))
         return Degrees(parts[0] if len(parts) == 1 else Sum(tuple(parts)))
@@ -145,60 +131,16 @@ class Operands(Brackets):
         named = self.kind in ("symbol", "words") and self.token.text in ("C", "F")
         return self.advance().text if named else ""
 
-    def script(self) -> Node:
-        """An exponent, or a limit: a group, or one operand without what follows it."""
-        if self.kind in ("'", "+", "times") and self.ahead(1) in (END, "}", ",", ")", "set"):
-            return Symbol(self.advance().text)
-        if self.kind == "{" and self.ahead(1) in ("'", "+", "times") and self.ahead(2) == "}":
-            self.advance()
-            sign = self.advance().text
-            self.advance()
-            return Symbol(sign)
-        if self.kind == "{":
-            self.descend()
-            node = self.braces()
-            self.ascend()
-            return node
-        self.descend()
-        if self.accept("-"):
-            node = Negation(self.script())
-        else:
-            self.accept("+")
-            # Not `_number`: in `\log_2 8` two numbers do stand side by side.
-            node = self._plain_number() if self.kind == "number" else self._primary()
-            if self.accept("^"):
-                node = Power(node, self.script())
-        self.ascend()
-        return node
-
-    def argument(self) -> Node:
-        r"""What `\frac` and its like take: a group, one digit, or one symbol."""
-        self.descend()
-        if self.kind == "number" and len(self.token.text) > 1 and self.token.text.isdigit():
-            token = self.token
-            rest = token._replace(text=token.text[1:], position=token.position + 1, spaced=False)
-            self.tokens[self.index] = rest
-            node: Node = numerals.number(token.text[0])
-        elif self.kind == "symbol":
-            node = _letter(self.advance().text)
-        else:
-            node = self._primary()
-        self.ascend()
-        return node
-
     def _number(self) -> Node:
         token = self.advance()
         if self.kind == "_":
             self.advance()
-            return self._base_numeral(token)
-        value = _numeral(token)
+            return self._basenumeral(token)
+        value = numeral(token)
         whole = plain_integer(value)
         if whole is None or self.kind not in ("frac", "number"):
             return value
         return self._mixed(value, whole)
-
-    def _plain_number(self) -> Number:
-        return _numeral(self.advance())
 
     def _mixed(self, value: Number, whole: int) -> Node:
         r"""`1\frac{1}{2}` or `1 1/2`; a fraction that is not proper is a factor instead."""
@@ -220,7 +162,7 @@ class Operands(Brackets):
                     return Sum((value, part))
         raise self.error("an operator between two numbers")
 
-    def _base_numeral(self, digits: Token) -> Node:
+    def _basenumeral(self, digits: Token) -> Node:
         braced = self.accept("{")
         base = self.expect("number", "words")
         text = "".join(c for c in base.text if c.isdigit())
@@ -240,7 +182,7 @@ class Operands(Brackets):
             self._functions.add(name)
             return Call(name, self.arguments())
         if bare:
-            return _letter(name)
+            return letter(name)
         return Symbol(name)
 
     def marks(self) -> str:
@@ -313,7 +255,7 @@ class Operands(Brackets):
         if match := _LETTER.fullmatch(token.text):
             if self.kind in ("_", "'"):
                 return Symbol(match[1] + self.marks())
-            return _letter(match[1])
+            return letter(match[1])
         return Words(" ".join(token.text.split()))
 
     def _fraction(self) -> Node:
@@ -331,7 +273,7 @@ class Operands(Brackets):
             self.fences.pop()
             self.expect("]")
         self.descend()
-        radicand = self._primary()
+        radicand = self.primary()
         self.ascend()
         if degree is None or plain_integer(degree) == 2:
             return Call("sqrt", (radicand,))
@@ -341,98 +283,6 @@ class Operands(Brackets):
         self.advance()
         top = self.argument()
         return Call("binom", (top, self.argument()))
-
-    def _function(self) -> Node:
-        name = self.advance().text
-        exponent: Node | None = None
-        below: Node | None = None
-        while self.kind in ("^", "_"):
-            if self.advance().kind == "^":
-                exponent = self.script()
-            elif self.kind == "number" and self.ahead(1) not in OPERAND_STARTS:
-                below = self.argument()  # `\log_28` is the logarithm of 8
-            else:
-                below = self.script()
-        if name in TRIGONOMETRIC and exponent == Negation(numerals.number("1")):
-            name, exponent = f"arc{name}", None
-        node = self._applied(name, below)
-        return node if exponent is None else Power(node, exponent)
-
-    def _applied(self, name: str, below: Node | None) -> Node:
-        if below is not None and name not in ("log", "ln"):
-            raise self.error(f"no subscript on {name}")
-        found = self._function_arguments(name)
-        if name in ("log", "ln"):
-            if len(found) == 1 and below is None and name == "ln":
-                return Call("ln", found)
-            return Call("log", (*found, below or numerals.number("10"))[:2])
-        if name == "cbrt":
-            return Call("root", (*found, numerals.number("3")))
-        return Call(name, found)
-
-    def _function_arguments(self, name: str) -> tuple[Node, ...]:
-        if self.kind == "(":
-            found = self.arguments()
-            if not found:
-                raise self.error(f"an argument of {name}")
-            return found
-        if self.kind == "set{" and name in _LISTED:
-            return getattr(self.set_braces(), "items", ())
-        if self.kind in ("{", "|", "lvert", "[") or name in ("sqrt", "cbrt", "abs"):
-            self.descend()
-            node = ungrouped(self._primary())
-            self.ascend()
-            return getattr(node, "items", (node,)) if name in _LISTED else (node,)
-        factors = [self.factor()]
-        while self.kind in OPERAND_STARTS and self.kind not in ("function", "big", "(", "|", "["):
-            if self.differential():
-                break
-            factors.append(self.factor())
-        return (factors[0] if len(factors) == 1 else self.joined(factors),)
-
-    def joined(self, factors: list[Node]) -> Node:
-        """Several factors as one product."""
-        raise NotImplementedError
-
-    def differential(self) -> bool:
-        """Whether the `dx` that ends an integral stands here."""
-        inside = bool(self.fences) and self.fences[-1] == "int"
-        return inside and self.token.text == "d" and self.ahead(1) == "symbol"
-
-    def _big_operator(self) -> Node:
-        name = self.advance().text
-        variable, low, high = "", None, None
-        while self.kind in ("_", "^"):
-            if self.advance().kind == "^":
-                high = self.script()
-            elif name == "int":
-                low = self.script()
-            else:
-                variable, low = self._bound()
-        if name != "int":
-            body = self.product()
-            kinds = {"sum": "sum", "prod": "prod", "lim": "lim"}
-            return BigOperator(kinds[name], variable, low, high, body)  # pyright: ignore[reportArgumentType]
-        self.fences.append("int")
-        body = self.sum()
-        self.fences.pop()
-        if self.token.text != "d":
-            raise self.error("the differential of an integral")
-        self.advance()
-        return BigOperator("int", self.expect("symbol").text, low, high, body)
-
-    def _bound(self) -> tuple[str, Node | None]:
-        """The variable below a big operator, and where it starts or tends."""
-        braced = self.accept("{")
-        variable = self.expect("symbol").text
-        if self.kind == "_":
-            variable += self.marks()
-        low: Node | None = None
-        if braced:
-            if self.accept("to") or (self.kind == "relation" and self.advance().text == "="):
-                low = self.sum()
-            self.expect("}")
-        return variable, low
 
     def _figure(self) -> Node:
         r"""`\angle ABC`, `\triangle ABC`: one name, whatever its letters."""
@@ -483,22 +333,6 @@ class Operands(Brackets):
             self.index = at + (self.kind == "{") if self.kind == "{" else self.index + 1
             return Symbol((f"{accent} {letters}" if named else letters) + self.marks())
         return self.argument()
-
-
-def _numeral(token: Token) -> Number:
-    try:
-        return numerals.number(token.text)
-    except ValueError as error:
-        raise TooLarge(str(error), token.position) from error
-
-
-def constant(name: str) -> Node:
-    """The constant or number set of this name."""
-    return Constant(name)  # pyright: ignore[reportArgumentType]
-
-
-def _letter(name: str) -> Node:
-    return constant(name) if name in ("e", "i") else Symbol(name)
 
 
 def _is_proper(node: Node) -> bool:

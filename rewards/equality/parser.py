@@ -14,7 +14,7 @@ Readings where notation is ambiguous:
 import re
 
 from cotree.rewards.equality import numerals
-from cotree.rewards.equality.brackets import ungrouped
+from cotree.rewards.equality.leaves import OPERAND_STARTS, ungrouped
 from cotree.rewards.equality.nodes import (
     Bracketed,
     Call,
@@ -33,7 +33,7 @@ from cotree.rewards.equality.nodes import (
     Symbol,
     Words,
 )
-from cotree.rewards.equality.operands import OPERAND_STARTS, Operands, degrees_or_percent
+from cotree.rewards.equality.operands import Operands, degrees_or_percent
 from cotree.rewards.equality.text import clean
 from cotree.rewards.equality.tokens import END, ParseError, TooLarge, tokenize
 

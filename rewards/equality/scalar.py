@@ -11,6 +11,7 @@ import zlib
 from enum import StrEnum
 
 from cotree.rewards.equality.exact import rational
+from cotree.rewards.equality.functions import BeyondError, Value
 from cotree.rewards.equality.nodes import (
     BaseNumeral,
     BigOperator,
@@ -31,11 +32,9 @@ from cotree.rewards.equality.nodes import (
 )
 from cotree.rewards.equality.numeric import (
     POINT_BITS,
-    BeyondError,
     Evaluator,
     Point,
     UndefinedError,
-    Value,
     context,
 )
 from cotree.rewards.equality.walk import symbols, walk, within

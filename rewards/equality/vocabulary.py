@@ -1,4 +1,7 @@
+# ruff: noqa: SIM905 - tables of words read best as text
 """When a run of plain letters is a word or a unit, and when it is a product of variables."""
+
+from itertools import pairwise
 
 from cotree.rewards.equality.commands import FUNCTION_SPELLINGS, FUNCTIONS
 
@@ -63,4 +66,4 @@ def is_word(run: str) -> bool:
         return run.lower() in SHORT_WORDS and (run.islower() or run.istitle())
     if not any(letter in "aeiouyAEIOUY" for letter in run):
         return False
-    return any(ord(b) - ord(a) != 1 for a, b in zip(run, run[1:], strict=False))
+    return any(ord(b) - ord(a) != 1 for a, b in pairwise(run))
