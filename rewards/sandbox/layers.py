@@ -46,10 +46,15 @@ class Layers:
     """Why a layer cannot be used."""
 
 
-def bubblewrap_command(python: Interpreter, *, filter_fd: int) -> list[str]:
+def bubblewrap_command(python: Interpreter, *, filter_fd: int, stdin_fd: int) -> list[str]:
     """The `bwrap` invocation in front of the interpreter's.
 
     Nothing is writable, /proc does not exist, and only the interpreter's files do.
+
+    Args:
+        python: its files appear under their own names.
+        filter_fd: the seccomp filter, read once.
+        stdin_fd: a copy of the input, which appears as /dev/stdin.
 
     Raises:
         GraderError: bubblewrap is not installed.
@@ -66,6 +71,7 @@ def bubblewrap_command(python: Interpreter, *, filter_fd: int) -> list[str]:
     argv += ["--ro-bind-try", _LOADER_CACHE, _LOADER_CACHE]
     for path in _DEVICES:
         argv += ["--dev-bind", path, path]
+    argv += ["--ro-bind-data", str(stdin_fd), "/dev/stdin"]
     return [*argv, "--chdir", "/", "--remount-ro", "/", "--seccomp", str(filter_fd), "--"]
 
 

@@ -127,8 +127,10 @@ def _start(
     command = interpreter_command(python, _bootstrap(), request_fd, report)
     if layer is Layer.BUBBLEWRAP:
         filter_fd = stack.enter_context(_readable(bubblewrap_filter()))
-        inherited.append(filter_fd)
-        command = [*bubblewrap_command(python, filter_fd=filter_fd), *command]
+        copy_fd = stack.enter_context(_readable(stdin.encode()))
+        inherited += [filter_fd, copy_fd]
+        prefix = bubblewrap_command(python, filter_fd=filter_fd, stdin_fd=copy_fd)
+        command = [*prefix, *command]
     process = subprocess.Popen(
         command,
         stdin=stdin_fd,

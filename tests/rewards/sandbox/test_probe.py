@@ -43,6 +43,18 @@ def test_without_bubblewrap_the_next_layer_is_found(tmp_path: Path):
     assert best == ("None" if why_unusable(Layer.LANDLOCK) else "landlock")
 
 
+def test_where_user_namespaces_are_off_the_next_layer_is_found():
+    # In a namespace of its own that may not make another, as in most containers.
+    off = "echo 0 > /proc/sys/user/max_user_namespaces && exec "
+    program = "from cotree.rewards.sandbox.probe import *; print(probe().best, probe().refused)"
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", f'{off} "$0" -c "$1"']
+    done = subprocess.run([*command, sys.executable, program], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no user namespace to try it in: {done.stderr}")
+    assert "bubblewrap sandbox did not start" in done.stdout
+    assert done.stdout.startswith("None" if why_unusable(Layer.LANDLOCK) else "landlock")
+
+
 def test_a_bubblewrap_that_shuts_nothing_out_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -48,6 +48,8 @@ HONEST: dict[str, tuple[str, UnitTest]] = {
     "input": ("print(int(input()) * 2)", OutputTest("21\n", "42")),
     "stdin": ("import sys\nprint(sum(map(int, sys.stdin.read().split())))", OutputTest("1 2", "3")),
     "open_0": ("print(len(open(0).readlines()))", OutputTest("a\nb\n", "2")),
+    "dev_stdin": ("print(len(open('/dev/stdin').readlines()))", OutputTest("a\nb\n", "2")),
+    "dev_null": ("print(3, file=open('/dev/null', 'w'))\nprint(4)", OutputTest("", "4")),
     "main": (
         "def main(): print(input())\nif __name__ == '__main__': main()",
         OutputTest("x", "x"),
