@@ -50,7 +50,7 @@ class Applications(Brackets):
             elif self.kind == "number" and self.ahead(1) not in OPERAND_STARTS:
                 below = self.argument()  # `\log_28` is the logarithm of 8
             else:
-                below = self.script()
+                below = self.script(chained=False)
         if name in TRIGONOMETRIC and exponent == Negation(numerals.number("1")):
             name, exponent = f"arc{name}", None
         node = self._applied(name, below)
@@ -101,7 +101,7 @@ class Applications(Brackets):
             if self.advance().kind == "^":
                 high = self.script()
             elif name == "int":
-                low = self.script()
+                low = self.script(chained=False)
             else:
                 variable, low = self._bound()
         if name != "int":
@@ -129,8 +129,12 @@ class Applications(Brackets):
             self.expect("}")
         return variable, low
 
-    def script(self) -> Node:
-        """An exponent, or a limit: a group, or one operand without what follows it."""
+    def script(self, *, chained: bool = True) -> Node:
+        r"""An exponent, or a limit: a group, or one operand without what follows it.
+
+        Args:
+            chained: whether a further `^` belongs to it, as in `9^9^9`; not in `\int_0^1`.
+        """
         if self.kind in ("'", "+", "times") and self.ahead(1) in (END, "}", ",", ")", "set"):
             return Symbol(self.advance().text)
         if self.kind == "{" and self.ahead(1) in ("'", "+", "times") and self.ahead(2) == "}":
@@ -150,7 +154,7 @@ class Applications(Brackets):
             self.accept("+")
             # Not `_number`: in `\log_2 8` two numbers do stand side by side.
             node = numeral(self.advance()) if self.kind == "number" else self.primary()
-            if self.accept("^"):
+            if chained and self.accept("^"):
                 node = Power(node, self.script())
         self.ascend()
         return node

@@ -31,15 +31,19 @@ class Brackets(Cursor, ABC):
 
     def items(self) -> tuple[list[Node], Joined]:
         """One or more relations separated by commas, line breaks, `and` or `or`."""
-        found, joined = [self.relation()], "and"
+        found, joined = [self.relation(), *self._pending_conditions()], "and"
         while self.kind in SEPARATORS:
             while self.kind in SEPARATORS:
                 token = self.advance()
                 joined = "or" if token.text == "or" else joined
             if self.kind in (END, "close"):
                 break
-            found.append(self.relation())
+            found += [self.relation(), *self._pending_conditions()]
         return found, "or" if joined == "or" else "and"
+
+    def _pending_conditions(self) -> list[Node]:
+        pending, self.conditions = self.conditions, []
+        return pending
 
     def listing(self) -> Node:
         """The items as one node."""

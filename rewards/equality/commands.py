@@ -31,7 +31,7 @@ FUNCTION_SPELLINGS = {
     "ceil": "ceil", "hcf": "gcd", "GCD": "gcd", "LCM": "lcm", "Arg": "arg", "nCr": "binom",
 }  # fmt: skip
 FUNCTIONS = TRIGONOMETRIC | frozenset(
-    "exp ln log sqrt cbrt abs gcd lcm min max floor ceil sign arg re im conj det".split()
+    "exp ln log sqrt cbrt abs gcd lcm min max floor ceil sign arg re im conj det cis".split()
 )
 BIG_OPERATORS = frozenset({"sum", "prod", "int", "lim"})
 

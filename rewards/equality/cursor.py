@@ -1,5 +1,6 @@
 """A place in a list of tokens, and the bounds every walk along it keeps."""
 
+from cotree.rewards.equality.nodes import Node
 from cotree.rewards.equality.tokens import END, ParseError, Token, TooLarge
 
 MAX_NESTING = 32
@@ -16,6 +17,8 @@ class Cursor:
         self.index = 0
         self.fences: list[str] = []
         """What closes the bracket, bar or brace that is open here, innermost last."""
+        self.conditions: list[Node] = []
+        """Conditions in parentheses after an expression, until its item ends."""
         self._depth = 0
         self._chain = 0
 

@@ -82,6 +82,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "re": lambda ctx, x: ctx.re(x),
     "im": lambda ctx, x: ctx.im(x),
     "arg": lambda ctx, x: ctx.arg(x),
+    "cis": lambda ctx, x: ctx.expj(x) if not x or ctx.mag(x) < 64 else _factorial(ctx, x),
     "sign": lambda ctx, x: ctx.sign(x),
     **{name: _trigonometric(name) for name in _DIRECT},
     **{name: _trigonometric(short) for name, short in _INVERSES.items()},

@@ -65,7 +65,7 @@ def parse(text: str) -> Node:
     except TooLarge:
         raise
     except ParseError:
-        if not any(token.kind == "words" and len(token.text) > 2 for token in tokens):
+        if not any(token.kind == "words" for token in tokens):
             raise
         # Prose with some notation in it: the answer is its words.
         return Words(" ".join(_COMMANDS.sub(" ", text).split()))
@@ -213,6 +213,10 @@ class Parser(Operands):
     def _juxtapose(self, factors: list[Node]) -> None:
         right = self.factor()
         left = factors[-1]
+        if isinstance(right, Relation):
+            # `2k\pi\ (k \in \mathbb{Z})`: a condition, which becomes an item of its own.
+            self.conditions.append(right)
+            return
         pair = isinstance(right, Bracketed) and right.left == "(" and len(right.items) > 1
         if pair and isinstance(left, Symbol):
             factors[-1] = Call(left.name, right.items)

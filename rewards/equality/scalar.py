@@ -121,7 +121,10 @@ class _Comparison:
         self._random = random.Random(zlib.crc32(key.encode()))
         trees = (left, right)
         nodes = [node for tree in trees for node, _ in walk(tree)]
-        self._complex = any(isinstance(n, Constant) and n.name == "i" for n in nodes)
+        self._complex = any(
+            (isinstance(n, Constant) and n.name == "i") or (isinstance(n, Call) and n.name == "cis")
+            for n in nodes
+        )
         self._num_points = len(_RANGES) if len(nodes) < 150 else 4
 
     def verdict(self) -> Sameness:

@@ -149,9 +149,13 @@ class _Scanner:
             self.add("constant", vocabulary.NAMES[run], position, spaced)
         elif run in vocabulary.GREEK_WORDS:
             self.add("symbol", run, position, spaced)
+        elif run == "mod":
+            self.add("mod", run, position, spaced)
         elif parts := vocabulary.split_function(run):
-            self.add("function", parts[0], position, spaced)
-            self._symbols(parts[1], position + len(parts[0]), text[stop : stop + 1])
+            before, name, after = parts
+            self._symbols(before, position, "", spaced)
+            self.add("function", name, position + len(before))
+            self._symbols(after, position + len(before) + len(name), "")
         elif vocabulary.is_word(run) and text[stop : stop + 1] not in ("^", "_"):
             return self._phrase(text, start, stop, offset, spaced)
         else:
@@ -166,7 +170,8 @@ class _Scanner:
         digits = 0
         while rest[digits : digits + 1].isdigit() and digits < len(rest):
             digits += 1
-        if digits and stop and len(run) == 1:
+        argument = len(self.tokens) > 1 and self.tokens[-2].kind in ("frac", "binom", "sqrt")
+        if digits and stop and len(run) == 1 and not argument:
             # `x1` written without a sub- or superscript sign is the variable x_1.
             self.add("_", "_", position + 1)
             self.add("number", rest[:digits], position + 1)
@@ -249,6 +254,8 @@ class _Scanner:
             self.add("function", name, position, spaced)
         elif not body:
             pass
+        elif body in ("e", "i", "d") and text.startswith(("\\mathrm", "\\operatorname"), start):
+            self.add("symbol", body, position, spaced)
         elif len(body) > 1 and not _PLAIN_PHRASE.fullmatch(body):
             self.scan(f" {body} ", offset + match.start(1))
         else:

@@ -1,6 +1,7 @@
 # ruff: noqa: SIM905 - tables of words read best as text
 """When a run of plain letters is a word or a unit, and when it is a product of variables."""
 
+import re
 from itertools import pairwise
 
 from cotree.rewards.equality.commands import FUNCTION_SPELLINGS, FUNCTIONS
@@ -37,7 +38,7 @@ GREEK_WORDS = frozenset(
 )
 CURRENCIES = frozenset("$€£¥₹₽₩₪¢")
 
-_SPLITTABLE = ("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln")
+_JOINED = re.compile(r"([nxyzt]?)(sin|cos|tan|cot|sec|csc|log|ln)([abnxyztABC]?)")
 
 
 def function_name(run: str) -> str | None:
@@ -47,12 +48,10 @@ def function_name(run: str) -> str | None:
     return FUNCTION_SPELLINGS.get(run)
 
 
-def split_function(run: str) -> tuple[str, str] | None:
-    """`sinx` as `sin` and `x`: a function's name with at most two letters written on to it."""
-    for name in _SPLITTABLE:
-        if run.startswith(name) and 0 < len(run) - len(name) <= 1:
-            return name, run[len(name) :]
-    return None
+def split_function(run: str) -> tuple[str, str, str] | None:
+    """`xsinx` as `x`, `sin` and `x`: a function's name with a variable on either side of it."""
+    match = _JOINED.fullmatch(run)
+    return (match[1], match[2], match[3]) if match else None
 
 
 def is_word(run: str) -> bool:
@@ -62,6 +61,8 @@ def is_word(run: str) -> bool:
     another in the alphabet throughout (`abcd` and `wxyz` are products). A shorter run is a product
     unless it is one of `SHORT_WORDS`, in lower case or capitalised (`NO` is a product).
     """
+    if run in ("DNE", "NaN", "NAN"):
+        return True
     if len(run) < 4:
         return run.lower() in SHORT_WORDS and (run.islower() or run.istitle())
     if not any(letter in "aeiouyAEIOUY" for letter in run):
