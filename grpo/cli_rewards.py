@@ -27,7 +27,7 @@ from cotree.grpo.run_folder import ConfigError
 from cotree.rewards.audit import Regraded, disagreement_share, read_samples
 from cotree.rewards.cases import Judged, read_cases, summarized
 from cotree.rewards.isolation import WorkerStartError
-from cotree.rewards.registry import Term, bound, check_columns, describe, resolve
+from cotree.rewards.registry import Term, bound, check_columns, describe, installed, resolve
 from cotree.rewards.stopwatch import graded_one_by_one
 from cotree.rewards.trial import Tried, options_from, probes, read_trials
 
@@ -198,18 +198,16 @@ def audit(
     """Grade a run's samples with a second grader and print where the two disagree."""
     with boundary(debug=debug, resumable=False), _usage():
         rows = read_samples(samples, term=term, limit=limit)
+        second = Term(_second_grader(against), 1.0, options_from(options or []))
+        check_columns([bound(second)], [row.problem for row in rows])
         results = graded_one_by_one(
-            Term(
-                against.replace("-", "_") if ":" not in against else against,
-                1.0,
-                options_from(options or []),
-            ),
+            second,
             [(row.completion, row.problem) for row in rows],
             workers=workers,
             timeout_seconds=timeout,
             memory_bytes=memory_bytes,
         )
-        regraded = [Regraded(row, second) for row, (second, _) in zip(rows, results, strict=True)]
+        regraded = [Regraded(row, result) for row, (result, _) in zip(rows, results, strict=True)]
         show_audit(regraded, against)
         if html is not None:
             write_audit_page(html, regraded, against=against, source=samples)
@@ -233,7 +231,8 @@ def _grading_term(
 
 def _second_grader(name: str) -> str:
     """`math-verify` is what people call the grader that is installed as `math_verify`."""
-    return name if ":" in name else name.replace("-", "_")
+    known, respelled = installed(), name.replace("-", "_")
+    return respelled if name not in known and respelled in known else name
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _sample(
     step = row.get("step")
     if not isinstance(step, int):
         raise ValueError(f"{place}: 'step' is {step!r}; it must be a number.")
-    name = term if term is not None else next(iter(breakdown), None)
+    value = breakdown.get(term) if term is not None else next(iter(breakdown.values()), None)
     return Sample(
         step=step,
         problem=Problem(
@@ -102,7 +102,7 @@ def _sample(
             question=text_field(row, "question", place, ""),
         ),
         completion=text_field(row, "completion", place),
-        verdict=_verdict(breakdown[name]) if name in breakdown else COULD_NOT_GRADE,
+        verdict=COULD_NOT_GRADE if value is None else _verdict(value),
         reason=_reason(row),
     )
 

@@ -145,11 +145,10 @@ def _scalar(pair: str, text: str) -> bool | int | float | str:
 def _expected(value: object, place: str) -> tuple[float, float] | None:
     if value is None:
         return None
-    pair = value if isinstance(value, list) else [value, value]
-    if len(pair) == 2 and all(isinstance(bound, int | float) for bound in pair):
-        low, high = float(pair[0]), float(pair[1])
-        if low <= high:
-            return low, high
+    pair: list[object] = value if isinstance(value, list) else [value, value]
+    bounds = [float(bound) for bound in pair if isinstance(bound, int | float)]
+    if len(pair) == len(bounds) == 2 and bounds[0] <= bounds[1]:
+        return bounds[0], bounds[1]
     raise ValueError(
         f"{place}: 'expected' is {value!r}; it must be a number or a pair [least, greatest]."
     )
