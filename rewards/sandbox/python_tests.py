@@ -4,7 +4,7 @@ The promise, under bubblewrap or Landlock (`layers`; chosen by running a program
 
 - no network: no socket but a pair with itself;
 - no host files: only the interpreter's own can be read, none can be written or created (under
-  Landlock a path's existence and size can still be seen);
+  Landlock a path's metadata and the names of installed packages can still be seen);
 - one process, at most 64 threads, bounded address space, CPU time, wall-clock time and output;
 - no signal, trace or memory access to any other process; nothing is left running;
 - what is expected is never sent to the program, which gets one input in one fresh process; the

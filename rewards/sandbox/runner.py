@@ -2,6 +2,7 @@
 
 import marshal
 import os
+import platform
 import resource
 import secrets
 import select
@@ -95,6 +96,8 @@ def run(
     Raises:
         GraderError: the sandbox did not start, so nothing can be said about the program.
     """
+    if platform.system() != "Linux":
+        raise GraderError(f"code rewards need Linux, this is {platform.system()}; use a container")
     nonce = secrets.token_hex(16)
     request: dict[str, object] = {
         "code": code,

@@ -227,6 +227,25 @@ def test_nothing_outside_changes(layer: Layer, tmp_path: Path):
     assert secret.read_text() == "the secret\n"
 
 
+def test_nothing_can_be_written_in_any_folder_that_can_be_seen(layer: Layer):
+    code = """
+    import os, sys, sysconfig
+    folders = {"/", "/dev", "/tmp", "/root", "/home", "/run", "/var/tmp", "/dev/shm"}
+    folders |= {folder for folder, _, _ in os.walk("/")} | {sysconfig.get_path("purelib")}
+    folders |= {folder for folder, _, _ in os.walk(os.path.dirname(os.__file__))}
+    for folder in sorted(folders):
+        for attempt in (lambda path: open(path, "x").close(), os.mkdir):
+            try:
+                attempt(folder + "/cotree_escape")
+                print("wrote in", folder)
+            except OSError:
+                pass
+    print(len(folders) > 50)
+    """
+    result = reward(textwrap.dedent(code), OutputTest("", "True"), layer)
+    assert result.value == 1.0, result.reason
+
+
 def test_the_expected_output_is_nowhere_in_the_process(layer: Layer):
     # Every object the collector knows, every frame's variables, and the readable memory itself.
     expected = secrets.token_hex(16)

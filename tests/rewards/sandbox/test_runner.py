@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,15 @@ def test_descriptors_do_not_leak(layer: Layer):
     for _ in range(5):
         assert isinstance(run("print(1)", limits=LIMITS, layer=layer), Execution)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_it_runs_in_many_threads_at_once(layer: Layer):
+    def doubled(number: int) -> bytes:
+        return run(f"print({number} * 2)", limits=LIMITS, layer=layer).stdout
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(doubled, range(12)))
+    assert found == [f"{2 * number}\n".encode() for number in range(12)]
 
 
 def _processes() -> set[int]:
