@@ -69,7 +69,12 @@ class Caller:
 
     def _single(self, reward: BoundReward, item: Item) -> Outcome:
         try:
-            return outcome(reward.fn(**reward.arguments(item)), item[0])
+            returned = reward.fn(**reward.arguments(item))
+            if inspect.iscoroutine(returned):
+                returned.close()
+                invalid = "it returned a coroutine; declare the function `async def`"
+                return Ungraded(Failure.INVALID, invalid)
+            return outcome(returned, item[0])
         except self._fatal:
             raise
         except BaseException as error:  # process boundary: reported, not swallowed

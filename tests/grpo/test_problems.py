@@ -116,6 +116,15 @@ def test_row_problems_keep_what_follows_the_last_marker(tmp_path: Path):
     ]
 
 
+def test_row_problems_carry_the_rows_other_fields(tmp_path: Path):
+    source = write(
+        tmp_path / "a.jsonl", {"question": "q", "answer": "1", "id": 7, "level": 3, "tests": ["t"]}
+    )
+    (problem,) = load_problems(pipeline(row_task(source)), "test", equation)
+    assert problem.columns == {"level": 3, "tests": ["t"]}
+    assert not load_problems(pipeline(), "test", equation)[0].columns
+
+
 @pytest.mark.parametrize(
     ("record", "says"),
     [

@@ -21,13 +21,16 @@ def test_jsonl_rows_keep_their_order_text_and_line_numbers(tmp_path: Path):
     source = write(tmp_path / "a.jsonl", {"question": "q0", "answer": "1"})
     with Path(source).open("a") as file:
         file.write('\n{"question": "é", "answer": 2.5, "id": "x", "more": null}\n')
-    assert load(source) == [(1, "0", "q0", "1"), (3, "x", "é", "2.5")]
+    assert load(source) == [(1, "0", "q0", "1", {}), (3, "x", "é", "2.5", {"more": None})]
 
 
 def test_parquet_rows_are_the_same_as_jsonl_rows(tmp_path: Path):
     from datasets import Dataset
 
-    records = [{"question": f"q{i}", "answer": str(i), "id": i * 10} for i in range(3)]
+    records = [
+        {"question": f"q{i}", "answer": str(i), "id": i * 10, "tests": [f"{i}"], "level": i}
+        for i in range(3)
+    ]
     Dataset.from_list(records).to_parquet(tmp_path / "a.parquet")
     assert load(str(tmp_path / "a.parquet")) == load(write(tmp_path / "a.jsonl", *records))
 

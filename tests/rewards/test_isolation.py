@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cotree.rewards.isolation import CHUNK_ITEMS, IsolatedPool, WorkerStartError
-from cotree.rewards.registry import Term
+from cotree.rewards.registry import RewardLookupError, Term
 from cotree.rewards.types import Failure, Problem, Reward, Ungraded
 
 PLUGIN = '''
@@ -185,12 +185,16 @@ def test_children_import_no_engine(pool: IsolatedPool):
     [
         (Term("answerx"), "did you mean 'answer'"),
         (Term("answer", options={"limit": 3}), "answer has no option 'limit'"),
-        (Term("missing.py:f"), "no reward file 'missing.py'"),
     ],
 )
 def test_a_wrong_configuration_reaches_the_parent(term: Term, says: str):
     with pytest.raises(WorkerStartError, match=says):
         IsolatedPool([term], workers=2, timeout_seconds=1, memory_bytes=512 << 20)
+
+
+def test_a_missing_file_is_told_before_any_child_starts():
+    with pytest.raises(RewardLookupError, match="no reward file .*missing.py"):
+        make_pool("missing.py:f")
 
 
 def test_a_child_that_dies_while_importing_says_what_it_printed(tmp_path: Path):

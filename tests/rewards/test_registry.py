@@ -1,11 +1,23 @@
 """Tests for rewards/registry.py."""
 
+import inspect
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from cotree.rewards.answer import answer
-from cotree.rewards.registry import RewardLookupError, check_signature, installed, resolve
+from cotree.rewards.registry import (
+    Description,
+    RewardLookupError,
+    Term,
+    bound,
+    check_signature,
+    describe,
+    installed,
+    located,
+    resolve,
+)
 from cotree.rewards.types import Problem, Reward
 
 PLUGIN = """
@@ -18,30 +30,11 @@ def short(completion, problem, *, limit, scale=1.0):
 """
 
 
-def plain(completion: str, problem: Problem) -> Reward:
-    return Reward(1.0, "ok")
-
-
-def with_options(completion: str, problem: Problem, limit: int, *, scale: float = 1.0) -> Reward:
-    return Reward(scale * limit, "ok")
-
-
-def with_keywords(completion: str, problem: Problem, **options: float) -> Reward:
-    return Reward(1.0, "ok")
-
-
-async def asynchronous(completion: str, problem: Problem) -> Reward:
-    return Reward(1.0, "ok")
-
-
-def wrong_names(text: str, problem: Problem) -> Reward:
-    return Reward(1.0, "ok")
-
-
 def test_every_installed_name_resolves_to_a_function_that_can_be_called():
     assert {"answer", "format", "math", "rewriting_steps"} <= set(installed())
     for name in installed():
         check_signature(resolve(name), {})
+        assert bound(Term(name)).name == name
 
 
 def test_the_three_forms_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +58,7 @@ def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("answerx", r"did you mean 'answer'.*Known: \['answer', 'format'"),
+        ("answerx", r"did you mean 'answer'.*Known: \['answer', "),
         ("cotree.rewards.answr:answer", "no module named 'cotree.rewards.answr'"),
         ("nonexistent_module:f", "no module named 'nonexistent_module'"),
         ("cotree.rewards.answer:answerx", "has no 'answerx'.*did you mean 'answer'"),
@@ -85,26 +78,89 @@ def test_an_import_that_fails_inside_a_module_keeps_its_own_message(tmp_path: Pa
             resolve(f"{tmp_path}/broken.py:f")
 
 
-def test_options_that_fit_are_accepted():
-    check_signature(plain, {})
-    check_signature(with_options, {"limit": 3})
-    check_signature(with_options, {"limit": 3, "scale": 2.0})
-    check_signature(with_keywords, {})
+def test_options_are_checked_against_the_signature(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    name = f"{tmp_path}/mine.py:short"
+    assert bound(Term(name, options={"limit": 3})).defaults == {"scale": 1.0}
+    with pytest.raises(RewardLookupError, match="no option 'limt' .did you mean 'limit'"):
+        bound(Term(name, options={"limt": 3}))
 
 
-@pytest.mark.parametrize(
-    ("fn", "options", "says"),
-    [
-        (plain, {"limit": 3}, "plain has no option 'limit'; it has none"),
-        (with_options, {"limit": 3, "scal": 1}, "no option 'scal'.*did you mean 'scale'"),
-        (with_options, {}, r"needs the options \['limit'\]"),
-        (with_options, {"limit": 3, "problem": "x"}, "no option 'problem'"),
-        (with_keywords, {"limit": 3}, "no option 'limit'"),  # it would vanish unread
-        (asynchronous, {}, "is async"),
-        (wrong_names, {}, "must take `completion, problem` first"),
-        (lambda: 1.0, {}, "must take `completion, problem` first"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(fn, options: dict[str, object], says: str):
-    with pytest.raises(RewardLookupError, match=says):
-        check_signature(fn, options)
+def test_a_file_with_one_public_function_needs_no_name(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text("from json import dumps\ndef _own(): ...\ndef grade(completion): return 1.0")
+    assert resolve(str(path))(completion="") == 1.0
+    path.write_text("def a(completion): ...\ndef b(completion): ...")
+    with pytest.raises(RewardLookupError, match=r"has 2 public functions \['a', 'b'\]; say which"):
+        resolve(str(path))
+
+
+def test_a_located_term_needs_its_file_no_more(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    term = located(Term("mine.py:short", options={"limit": 3}), tmp_path)
+    assert term.name == "mine.py:short"  # what logs and breakdowns are keyed by
+    path.write_text("def short(completion, *, limit): return -1.0")
+    short = bound(term).fn
+    assert short("ab", Problem("p", "", "", ""), limit=3) == Reward(1.0, "length")
+    assert located(term, Path("/elsewhere")) is term
+    assert located(Term("answer"), tmp_path) == Term("answer")
+    with pytest.raises(RewardLookupError, match="no reward file .*elsewhere.*of "):
+        located(Term("elsewhere.py:f"), tmp_path)
+
+
+def test_two_states_of_a_file_are_two_modules(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    found = []
+    for value in (1, 2):
+        path.write_text(f"def f(completion): return {value}")
+        found.append(resolve(f"{path}:f")(""))
+    assert found == [1, 2]
+
+
+def test_a_traceback_and_the_source_of_a_file_are_its_own(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text("def f(completion):\n    raise KeyError(completion)\n")
+    with pytest.raises(KeyError) as caught:
+        resolve(f"{path}:f")("x")
+    assert str(caught.traceback[-1].path) == str(path)
+    assert inspect.getsource(resolve(f"{path}:f")).startswith("def f(completion):")
+
+
+def test_an_error_value_goes_with_on_error_value_and_only_there():
+    with pytest.raises(ValueError, match="error_value goes with"):
+        Term("answer", on_error="value")
+    with pytest.raises(ValueError, match="error_value goes with"):
+        Term("answer", error_value=0.0)
+    assert Term("answer", on_error="value", error_value=0.0).error_value == 0.0
+
+
+def test_a_description_has_what_a_user_chooses_by(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "async def judge(completions, tests, *, limit=3):\n    'Asks a model.\\n\\nSlowly.'\n"
+    )
+    (found,) = describe([f"{path}:judge"])
+    assert found == Description(
+        name=f"{path}:judge",
+        origin=str(path),
+        summary="Asks a model.",
+        is_batch=True,
+        is_async=True,
+        needs=("tests",),
+        options={"limit": 3},
+    )
+
+
+def test_installed_rewards_are_described_with_their_package():
+    found = {description.name: description for description in describe()}
+    assert list(found) == sorted(installed())
+    assert found["answer"].origin == f"cotree {version('cotree')}"
+    assert all(d.summary and not d.error for d in found.values())
+
+
+def test_a_reward_that_cannot_be_imported_does_not_hide_the_others(tmp_path: Path):
+    (tmp_path / "broken.py").write_text("import not_installed_anywhere")
+    broken, good = describe([f"{tmp_path}/broken.py:f", "answer"])
+    assert "ModuleNotFoundError: No module named 'not_installed_anywhere'" in broken.error
+    assert not good.error

@@ -1,0 +1,80 @@
+"""Tests for grpo/config.py: settings that contradict each other or have no effect."""
+
+import pytest
+from pydantic import ValidationError
+
+from cotree.grpo.config import Grading, Pipeline, RewardTerm
+
+BASE = {
+    "output_dir": "unused",
+    "model": {"type": "pretrained", "path": "unused"},
+    "task": {"type": "arithmetic"},
+}
+
+
+def reward(**settings: object) -> RewardTerm:
+    return RewardTerm.model_validate({"name": "judge", **settings})
+
+
+def test_the_default_failure_of_a_reward_masks_the_rollout():
+    term = reward()
+    assert (term.executor, term.on_error, term.timeout_seconds) == ("process", "mask", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"on_error": "value"}, "on_error = \"value\" needs error_value for 'judge'"),
+        ({"error_value": 0.0}, "error_value = 0 has no effect on 'judge' with on_error = \"mask\""),
+        ({"on_error": "raise", "error_value": 1.0}, 'with on_error = "raise"'),
+        ({"executor": "inline", "timeout_seconds": 2.0}, "timeout_seconds = 2 has no effect"),
+        ({"executor": "thread"}, "'process', 'inline' or 'ray'"),
+        ({"timeout_seconds": 0}, "greater than 0"),
+    ],
+)
+def test_settings_of_a_reward_that_contradict_each_other_are_refused(
+    settings: dict[str, object], says: str
+):
+    with pytest.raises(ValidationError, match=says):
+        reward(**settings)
+
+
+def test_settings_of_a_reward_that_go_together_are_accepted():
+    assert reward(on_error="value", error_value=0.0).error_value == 0.0
+    assert reward(executor="ray", timeout_seconds=2).timeout_seconds == 2.0
+
+
+@pytest.mark.parametrize(
+    ("executor", "name", "value", "refused"),
+    [
+        ("inline", "workers", 2, True),
+        ("inline", "timeout_seconds", 1.0, True),
+        ("ray", "memory_bytes", 1 << 20, True),
+        ("ray", "timeout_seconds", 1.0, False),
+        ("process", "workers", 2, False),
+        ("inline", "max_failed_frac", 0.0, False),
+    ],
+)
+def test_grading_settings_that_no_reward_uses_are_refused(
+    executor: str, name: str, value: float, refused: bool
+):
+    settings = {
+        **BASE,
+        "rewards": [{"name": "judge", "executor": executor}],
+        "grading": {name: value},
+    }
+    if refused:
+        with pytest.raises(ValidationError, match=rf"grading.{name} = .* has no effect"):
+            Pipeline.model_validate(settings)
+    else:
+        assert getattr(Pipeline.model_validate(settings).grading, name) == value
+
+
+def test_defaults_may_be_written_down_where_they_have_no_effect():
+    # The saved configuration of a run holds them, and a resumed run loads it.
+    settings = {
+        **BASE,
+        "rewards": [{"name": "judge", "executor": "inline"}],
+        "grading": Grading().model_dump(),
+    }
+    assert Pipeline.model_validate(settings).grading == Grading()
