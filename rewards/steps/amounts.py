@@ -51,13 +51,15 @@ def literal(token: Token) -> Amount:
 
 
 def _recurring(value: Fraction, decimals: int) -> bool:
-    """Whether the digits are those of a small fraction that does not end, cut off or rounded."""
+    """Whether the digits are those of thirds, sixths, sevenths or ninths, cut off or rounded."""
     unit = Fraction(1, 10**decimals)
-    for denominator in (3, 6, 7, 9, 11, 12, 13, 15):
-        nearest = round(value * denominator)
-        exact = Fraction(nearest, denominator)
-        if exact != value and abs(exact - value) < unit and (exact / unit).denominator != 1:
-            return True
+    for denominator in (6, 7, 9):
+        for numerator in (math.floor(value * denominator), math.ceil(value * denominator)):
+            exact = Fraction(numerator, denominator)
+            ends = (exact / unit).denominator == 1
+            off = exact - value
+            if not ends and (0 <= off < unit or -unit / 2 <= off < 0):
+                return True
     return False
 
 

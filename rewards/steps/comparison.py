@@ -14,7 +14,7 @@ from cotree.rewards.types import Verdict
 
 MAX_READINGS = 64
 APPROXIMATE_FRAC = Fraction(1, 10)
-"""Sides joined by an approximation sign are refuted only if they differ by more than this."""
+"""How far two computed sides joined by an approximation sign may differ."""
 
 
 class Judgement(NamedTuple):
@@ -122,14 +122,14 @@ def _may_agree(left: Amount, right: Amount, equality: Equality) -> bool:
     difference = abs(left.value - right.value)
     if _agree(left, right, approximate=True):
         return True
-    if equality.approximate:
-        largest = max(abs(left.value), abs(right.value))
-        if difference <= APPROXIMATE_FRAC * largest:
-            return True
+    if equality.approximate and left.num_operators and right.num_operators:
+        return difference <= APPROXIMATE_FRAC * max(abs(left.value), abs(right.value))
     for shown, computed in ((right, left), (left, right)):
         if shown.num_operators:
             continue
         unit = _unit(shown)
+        if equality.approximate and difference <= unit * _trailing_zeros(shown):
+            return True
         # Cut off rather than rounded: 20/3 = 6.6.
         if (computed.value / unit).denominator != 1 and difference < unit:
             return True
@@ -145,6 +145,14 @@ def _unit(shown: Amount) -> Fraction:
     return unit / 100 if shown.is_percent else unit
 
 
+def _trailing_zeros(shown: Amount) -> int:
+    """10 for each zero that a round number ends in: `6000` may stand for 5800."""
+    factor, value = 1, abs(shown.value)
+    while not shown.decimals and value and value % (factor * 10) == 0:
+        factor *= 10
+    return factor
+
+
 def _excuse(equality: Equality, left: Amount, right: Amount) -> str:
     """Why a difference need not be a mistake; empty when nothing says so."""
     if equality.doubtful:
@@ -155,7 +163,8 @@ def _excuse(equality: Equality, left: Amount, right: Amount) -> str:
         return "the left side may be part of a name"
     if any(token.text == "of" for token in equality.right.tokens):
         return "the right side may end before its `of`"
-    if equality.left.after_word and equality.left.tokens[-1].kind == "word":
+    same_unit = not _all_stems(left.units).isdisjoint(map(stem, equality.right.following))
+    if equality.left.after_word and equality.left.tokens[-1].kind == "word" and not same_unit:
         return "the left side may be part of a name"
     if _is_range(equality.left.tokens):
         return "a range of numbers"

@@ -378,8 +378,12 @@ def _fault_after_newline(stream: list[Token], index: int) -> str:
     following = stream[index + 1] if index + 1 < len(stream) else None
     if following is None or following.kind != "operator":
         return ""
+    # A list's item has words or an equality; a bare term continues the line before.
     beyond = stream[index + 2] if index + 2 < len(stream) else None
-    is_item = stream[index].text == "\n" and beyond is not None and not beyond.glued
-    if is_item and beyond is not None and beyond.kind in ("word", "symbol"):
-        return ""
+    if stream[index].text == "\n" and beyond is not None and not beyond.glued:
+        for token in stream[index + 2 : index + 2 + MAX_SIDE_TOKENS]:
+            if token.kind == "newline":
+                break
+            if token.kind in ("word", "equal"):
+                return ""
     return "the next line starts with an operator"

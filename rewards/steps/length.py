@@ -42,10 +42,10 @@ def length(
     """
     if not 1 <= buffer <= limit:
         raise ValueError(f"buffer = {buffer} must be in 1..limit = {limit}.")
-    if unit not in get_args(Unit) or ramp not in get_args(Ramp):
-        raise ValueError(
-            f'unit = {unit!r} must be "characters" or "words", ramp = {ramp!r} "linear" or "cosine".'
-        )
+    if unit not in get_args(Unit):
+        raise ValueError(f'unit = {unit!r} is not "characters" or "words".')
+    if ramp not in get_args(Ramp):
+        raise ValueError(f'ramp = {ramp!r} is not "linear" or "cosine".')
     count = len(completion) if unit == "characters" else len(completion.split())
     excess = min(max((count - (limit - buffer)) / buffer, 0.0), 1.0)
     penalty = excess if ramp == "linear" else (1.0 - math.cos(math.pi * excess)) / 2.0

@@ -16,7 +16,7 @@ def repetition(
     problem: Problem,  # noqa: ARG001 - the signature of a reward
     *,
     n: int = 12,
-    allowed_frac: float = 0.3,
+    allowed_frac: float = 0.5,
 ) -> Reward:
     """0 for text that says things once, down to -1 for text that repeats one thing.
 
