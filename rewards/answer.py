@@ -54,7 +54,7 @@ def equal(left: str, right: str) -> bool:
 
 
 def number(text: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal, `a/b`, `\frac{a}{b}` or mixed number; else `None`."""
+    r"""The value of an integer, decimal, `a/b`, `\frac{a}{b}` or mixed number; else `None`."""
     if len(text) > MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
         return None
     try:
@@ -64,5 +64,5 @@ def number(text: str) -> Fraction | None:
 
 
 def _plain(text: str) -> str:
-    r"""The text without typography, `\text{}`, and spaces, except between digits: `1 2` is not 12."""
+    r"""Without typography, `\text{}`, and spaces except between digits: `1 2` is not 12."""
     return _LOOSE_SPACE.sub("", _TEXT.sub(r"\1", clean(text)).strip()).replace(r"\$", "")

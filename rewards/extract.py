@@ -24,6 +24,7 @@ MAX_BARE_CHARS = 400
 _TURN = re.compile(
     r"<\|(?:im_start|im_end|endoftext|end_of_text|eot_id|start_header_id|user|end)\|>|</s>"
 )
+_FINAL = re.compile(r"\bfinal answer[ \t*_]{0,8}(?:is\b|:)[ \t*_:]{0,8}(?=[^\s*_:])", re.IGNORECASE)
 _HOPE = re.compile(r"\bI hope (?:it|this) is correct", re.IGNORECASE)
 
 # An escaped character (`\{`, `\\`) opens and closes nothing, so it is a token of its own.
@@ -56,13 +57,13 @@ _REASON = re.compile(
 )
 _SAYS = re.compile(r"\b(?:is|are|was|be|equals|equal to|there is|there are)\s*:?\s")
 
+_FORMULA = re.compile(r"\$[^$]{1,300}\$|\\\(.{1,300}?\\\)")
 _MATH = re.compile(r"\\.|\$\$?", re.DOTALL)
 _CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _FUNCTIONS = frozenset(
-    ["and", "or", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi"]
-    + ["min", "max", "gcd", "mod"]
+    ("and", "or", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "mod")
 )
 _NUMERAL = re.compile(r"[+\-−]?\$?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?\s?(?:\\?%)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
@@ -87,10 +88,12 @@ def extract(completion: str, order: Sequence[str] = ANCHORED) -> Extraction:
     r"""The final answer and the rule that found it: the first in `order` that is not blank.
 
     - `boxed`: the last balanced `\boxed{...}`; boxes joined only by commas or "and" are one list,
-      and by "or" one hedge.
+      and by "or" one hedge. Left to `phrase`, if that is in `order`, where "final answer is"
+      follows the last box.
     - `answer_tag`: the last `<answer>...</answer>`.
     - `hashes`: the last line that starts with `#### ` and a number (GSM8K's form).
-    - `phrase`: what follows the last "answer is", "answer:" or `A:`, to the end of the sentence.
+    - `phrase`: what follows the last "answer is", "answer:" or `A:`, to the end of the sentence;
+      without these, the only number or formula of the sentence before "I hope it is correct".
     - `math`: the last `$...$`, `\(...\)` or `\[...\]`.
     - `bare`: the whole text if it is one short expression; else, on the last line, what is bold,
       follows the last `=`, or is the only number.
@@ -113,6 +116,8 @@ def extract(completion: str, order: Sequence[str] = ANCHORED) -> Extraction:
     if turn and text[: turn.start()].strip():
         text = text[: turn.start()]
     for rule in order:
+        if rule == "boxed" and "phrase" in order and _is_superseded(text):
+            continue
         candidate = _RULES[rule](text).strip()
         if candidate:
             return Extraction(candidate, rule)
@@ -157,6 +162,12 @@ def _boxed(text: str) -> str:
     return joint.join(reversed(contents))
 
 
+def _is_superseded(text: str) -> bool:
+    """Whether an explicit final answer follows the last box, and is no box itself."""
+    last = text.rfind(r"\boxed")
+    return last >= 0 and _FINAL.search(text, last) is not None
+
+
 def _answer_tag(text: str) -> str:
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
@@ -179,7 +190,7 @@ def _phrase(text: str) -> str:
     for match in _PHRASE.finditer(text):
         last = match
     if last is None:
-        return ""
+        return _concluded(text)
     rest = text[last.end() :].lstrip(" \t*_:：\n")
     for opening in (r"\[", "$$"):
         # A displayed formula may span lines.
@@ -192,6 +203,19 @@ def _phrase(text: str) -> str:
         says = list(_SAYS.finditer(sentence))
         sentence = sentence[says[-1].end() :] if says else sentence
     return sentence
+
+
+def _concluded(text: str) -> str:
+    """The only formula or number of the sentence before "I hope it is correct"."""
+    hope = _HOPE.search(text)
+    if hope is None:
+        return ""
+    sentence = re.split(
+        r"[.!?]\s|\n", text[max(hope.start() - 600, 0) : hope.start()].rstrip(" \n.")
+    )[-1]
+    formulas = _FORMULA.findall(sentence)
+    found = formulas or _NUMERAL.findall(sentence)
+    return found[0] if len(found) == 1 else ""
 
 
 def _sentence(line: str) -> str:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from cotree.rewards.equality.choices import choice
+from cotree.rewards.equality.domains import without_domains
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import BaseNumeral, Node
 from cotree.rewards.equality.parser import ParseError, parse
@@ -20,6 +21,8 @@ CACHED_REFERENCES = 4096
 """References are few and come back with every completion of their group; answers do not."""
 
 _LOOSE_SPACE = re.compile(r"(?<![a-z0-9]) | (?![a-z0-9])")
+
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,30},(?:[0-9]{1,2}|[0-9]{4,30})")
 
 
 class Outcome(StrEnum):
@@ -61,6 +64,8 @@ def compare(reference: str, answer: str) -> Compared:
     chosen = _compare_choices(reference, answer)
     if chosen is not None:
         return chosen
+    if _same_with_decimal_comma(gold.text, text):
+        return Compared(Outcome.EQUAL, "exact")
     found = _read(answer, text)
     if gold.tree is None or found.tree is None:
         return _compare_texts(gold, found)
@@ -68,7 +73,7 @@ def compare(reference: str, answer: str) -> Compared:
     if left is not None and left == right and not isinstance(gold.tree, BaseNumeral):
         return Compared(Outcome.EQUAL, "exact")
     try:
-        equal = Comparison().same(gold.tree, found.tree)
+        equal = Comparison().same(*without_domains(gold.tree, found.tree))
     except TooMuchWorkError as error:
         return Compared(Outcome.UNREADABLE, kind(gold.tree), str(error))
     return Compared(Outcome.EQUAL if equal else Outcome.DIFFERENT, kind(gold.tree))
@@ -115,6 +120,16 @@ def _compare_texts(gold: _Read, found: _Read) -> Compared:
 
 def _folded(text: str) -> str:
     return _LOOSE_SPACE.sub("", " ".join(text.casefold().split()))
+
+
+def _same_with_decimal_comma(left: str, right: str) -> bool:
+    """`1,22` is `1.22` in half of the world. Three digits behind a comma are thousands anywhere."""
+    if "," not in left and "," not in right:
+        return False
+    for one, other in ((left, right), (right, left)):
+        if _DECIMAL_COMMA.fullmatch(one) and one.replace(",", ".") == other:
+            return True
+    return False
 
 
 def _compare_choices(reference: str, answer: str) -> Compared | None:

@@ -30,7 +30,7 @@ _NUMERIC = (Number, Negation, Sum, Product, Quotient, Power, Percent, Degrees)
 
 
 def approximate(node: Node) -> Fraction | None:
-    """The real value of `node` to about `DIGITS` digits; None if it has symbols or no such value."""
+    """The real value of `node` to about `DIGITS` digits; None if it has none or symbols."""
     if not _is_numeric(node):
         return None
     try:

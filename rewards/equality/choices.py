@@ -8,7 +8,7 @@ _WRAPPER = re.compile(
     r"|\\[,;:! ]|\\q?quad\b"
 )
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s{1,4})?"
+    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
     r"(?:\(\s?(?P<round>[A-Ja-j])\s?\)|\[(?P<square>[A-J])\]|(?P<plain>[A-J])(?P<stop>[.:)])?)"
     r"(?P<tail>.*)",
     re.IGNORECASE | re.DOTALL,

@@ -97,10 +97,10 @@ def _are_distinct(values: Sequence[Named]) -> bool:
 
 def _names_fit(reference: Sequence[Named], answer: Sequence[Named]) -> bool:
     """Whether solutions for one unknown are not offered for another."""
-    first = {each.name for each in reference} - {None}
-    second = {each.name for each in answer} - {None}
+    first = {each.name for each in reference if each.name is not None}
+    second = {each.name for each in answer if each.name is not None}
     if len(first) == 1 and len(second) == 1:
-        return same_names(*(first | second)) if first != second else True
+        return all(same_names(a, b) for a in first for b in second)
     return True
 
 

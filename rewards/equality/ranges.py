@@ -40,8 +40,10 @@ from cotree.rewards.equality.scalar import symbols
 from cotree.rewards.equality.substitution import both_signs, substituted
 
 _ALL = frozenset({"all real numbers", "all reals", "real numbers", "the real numbers", "all real"})
-_NONE = frozenset({"no solution", "no solutions", "no real solution", "no real solutions"})
-_NONE |= {"empty set", "the empty set"}
+_NONE = frozenset(
+    {"no solution", "no solutions", "no real solution", "no real solutions"}
+    | {"empty set", "the empty set"}
+)
 
 
 def real_set(node: Node, *, round_is_interval: bool) -> RealSet | None:
@@ -89,6 +91,8 @@ def is_interval(node: Node, *, round_is_interval: bool) -> bool:
 def describes_a_range(node: Node) -> bool:
     """Whether the node can only be a set of reals, or conditions that describe one."""
     match node:
+        case Words(text):
+            return _described(text) is not None
         case SetOperation() | SetBuilder() | Constant("reals" | "empty"):
             return True
         case Bracketed():

@@ -89,6 +89,7 @@ def _variable(sets: Iterable[RealSet]) -> str | None:
 
 
 def union(sets: Sequence[RealSet]) -> RealSet | None:
+    """All numbers in any of the sets; None beyond `MAX_INTERVALS` parts."""
     parts = [interval for each in sets for interval in each.intervals]
     if len(parts) > MAX_INTERVALS:
         return None
@@ -106,6 +107,7 @@ def union(sets: Sequence[RealSet]) -> RealSet | None:
 
 
 def complement(each: RealSet) -> RealSet | None:
+    """All other real numbers; None if the order of the parts is unknown."""
     if not all(_is_known(part) for part in each.intervals) and len(each.intervals) > 1:
         return None
     rest: list[Interval] = []
@@ -129,6 +131,7 @@ def _above(bound: Bound) -> Side:
 
 
 def intersection(left: RealSet, right: RealSet) -> RealSet | None:
+    """All numbers in both sets; None if the order of the parts is unknown."""
     if not all(_is_known(part) for part in (*left.intervals, *right.intervals)):
         return None
     if len(left.intervals) * len(right.intervals) > MAX_INTERVALS:
@@ -155,6 +158,7 @@ def _same_bound(left: Bound, right: Bound, same: Callable[[Node, Node], bool]) -
 
 
 def between(low: Node, high: Node, *, strict: tuple[bool, bool]) -> RealSet:
+    """The interval from `low` to `high`; `strict` says which of its ends it leaves out."""
     interval = Interval(
         Bound(low, _value(low), 1 if strict[0] else 0),
         Bound(high, _value(high), -1 if strict[1] else 0),
@@ -165,10 +169,12 @@ def between(low: Node, high: Node, *, strict: tuple[bool, bool]) -> RealSet:
 
 
 def point(node: Node) -> RealSet:
+    """The set of one number."""
     return between(node, node, strict=(False, False))
 
 
 def everything() -> Interval:
+    """The whole line."""
     return between(Negation(INFINITE), INFINITE, strict=(True, True)).intervals[0]
 
 
@@ -180,6 +186,7 @@ def _value(node: Node) -> Fraction | float | None:
 
 
 def sign_of_infinity(node: Node) -> int:
+    r"""1 for `\infty`, -1 for `-\infty`, else 0."""
     if isinstance(node, Negation):
         return -sign_of_infinity(node.operand)
     return 1 if node == INFINITE else 0

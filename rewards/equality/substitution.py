@@ -36,7 +36,7 @@ def rebuilt(node: Node, change: Callable[[Node], Node | None]) -> Node:
         if new is not old:
             updates[field.name] = new
     # What changed has the type it had: nodes stay nodes, tuples stay tuples.
-    return cast("Node", replace(node, **updates)) if updates else node  # pyright: ignore[reportArgumentType]
+    return replace(node, **updates) if updates else node  # pyright: ignore[reportArgumentType]
 
 
 def substituted(node: Node, values: Mapping[str, Node]) -> Node:

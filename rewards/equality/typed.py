@@ -28,7 +28,6 @@ from cotree.rewards.equality.nodes import (
     Quotient,
     Ratio,
     Relation,
-    Symbol,
     Words,
 )
 from cotree.rewards.equality.ranges import describes_a_range, real_set
@@ -43,13 +42,12 @@ from cotree.rewards.equality.relations import (
 from cotree.rewards.equality.scalar import Sameness, same_scalar
 from cotree.rewards.equality.substitution import contains
 from cotree.rewards.equality.units import units_agree
+from cotree.rewards.equality.wording import same_words
 
 MAX_SCALARS = 300
 """Symbolic comparisons spent on one answer; a long listing of expressions needs n^2 of them."""
 MAX_LEVELS = 20
 """Points within sets within equations: deeper is no answer."""
-
-_ARTICLES = frozenset({"a", "an", "the"})
 
 
 class TooMuchWorkError(Exception):
@@ -90,12 +88,12 @@ class Comparison:
     def _by_kind(self) -> tuple[tuple[Callable[[Node], bool], Callable[[Node, Node], bool]], ...]:
         """From the outermost structure inwards; the first kind that either side is decides."""
         return (
+            (_is(Matrix), self._same_matrix),
             (_is_range, self._same_range),
             (_is_equation, self._same_equation),
             (is_several, self._same_listing),
             (_is(Bracketed), self._same_point),
-            (_is(Matrix), self._same_matrix),
-            (_is(Words), _same_words),
+            (_is(Words), same_words),
             (_is(Ratio), self._same_ratio),
             (_is(BaseNumeral), self._same_numeral),
             (_is(Percent), self._same_percent),
@@ -153,13 +151,14 @@ class Comparison:
         left, right = _coordinates(reference), _coordinates(answer)
         if left is None or right is None or len(left) != len(right) or len(left) < 2:
             return False
-        if isinstance(reference, Bracketed) and isinstance(answer, Bracketed):
-            if _brackets(reference) != _brackets(answer):
-                return False
+        brackets = {_brackets(side) for side in (reference, answer) if isinstance(side, Bracketed)}
+        if len(brackets) == 2:
+            return False
         return all(self.same(a, b) for a, b in zip(left, right, strict=True))
 
     def _same_matrix(self, reference: Node, answer: Node) -> bool:
         """Entry by entry; a row or column may be written as a point."""
+        reference, answer = _as_matrix(reference), _as_matrix(answer)
         if not isinstance(reference, Matrix) or not isinstance(answer, Matrix):
             return self._same_point(reference, answer)
         if [len(row) for row in reference.rows] != [len(row) for row in answer.rows]:
@@ -265,6 +264,14 @@ def _without_unit(node: Node) -> Node:
     return node.value if isinstance(node, Quantity) else node
 
 
+def _as_matrix(node: Node) -> Node:
+    """`[[1, 2], [3, 4]]` as a matrix."""
+    if not isinstance(node, Bracketed):
+        return node
+    rows = [item.items for item in node.items if isinstance(item, Bracketed)]
+    return Matrix(tuple(rows)) if len(rows) == len(node.items) > 0 else node
+
+
 def _coordinates(node: Node) -> tuple[Node, ...] | None:
     """What stands at each position of a point, a list in that place, or a row or column."""
     if isinstance(node, Bracketed):
@@ -283,24 +290,6 @@ def _brackets(node: Bracketed) -> str:
     shown = node.left + node.right
     # Two items in square brackets are an interval; more, or angles, are a vector.
     return "()" if shown == "<>" or (shown == "[]" and len(node.items) > 2) else shown
-
-
-def _same_words(reference: Node, answer: Node) -> bool:
-    left, right = _spelled(reference), _spelled(answer)
-    return left is not None and left == right
-
-
-def _spelled(node: Node) -> str | None:
-    match node:
-        case Words(text):
-            words = text.lower().strip(" .!").split()
-            return "".join(words[1:] if words[0] in _ARTICLES and len(words) > 1 else words)
-        case Symbol(name):
-            return name.lower()
-        case Product(factors) if all(isinstance(f, Symbol) for f in factors):
-            return "".join(f.name.lower() for f in factors if isinstance(f, Symbol))
-        case _:
-            return None
 
 
 def _ratio_parts(node: Node) -> tuple[Node, ...]:

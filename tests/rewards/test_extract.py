@@ -60,6 +60,11 @@ from cotree.rewards.extract import LENIENT, boxes, extract
             "phrase",
         ),
         (r"The answer is $\frac56$ because it is.", r"$\frac56$", "phrase"),
+        (r"\boxed{255} is half. Final Answer: The final answer is $10$. I hope", "$10$", "phrase"),
+        (r"The final answer is \boxed{9}.", "9", "boxed"),
+        (r"Final answer: it is 8, so \boxed{9}", "9", "boxed"),
+        ("Thus there are 12 such things. I hope it is correct.", "12", "phrase"),
+        ("Thus there are 12 of 13. I hope it is correct.", None, "none"),  # which one?
         ("The answer to the question is 5.", "5", "phrase"),
         ("the answer is $41$ or $42$.", "$41$ or $42$", "phrase"),  # a hedge stays one
         ("Réponse : 12", "12", "phrase"),
@@ -85,7 +90,7 @@ def test_the_answer_and_the_rule_that_found_it(completion: str, answer: str | No
         ("17 square units", "17 square units", "bare"),
         ("first\n79 * 2 - 66 = 92", "92", "bare"),
         ("The result of all three is **92**.", "92", "bare"),
-        ("Therefore, there are 12 of them. I hope it is correct. <|im_start|>user", "12", "bare"),
+        ("first this\nTherefore, there are 12 of them.", "12", "bare"),
         ("7 of 12 are left", None, "none"),  # which one?
         (r"\boxed{4} or $5$", "4", "boxed"),
     ],

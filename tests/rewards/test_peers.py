@@ -11,12 +11,8 @@ from cotree.rewards.types import Failure, Problem, Reward, Status, Ungraded
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[IsolatedPool]:
-    with IsolatedPool(
-        [Term("cotree.rewards.peers:math_verify_equal")],
-        workers=1,
-        timeout_seconds=3,
-        memory_bytes=2 << 30,
-    ) as running:
+    terms = [Term("cotree.rewards.peers:math_verify_equal")]
+    with IsolatedPool(terms, workers=1, timeout_seconds=3, memory_bytes=2 << 30) as running:
         yield running
 
 

@@ -336,7 +336,7 @@ def test_no_text_makes_it_raise(answer: str):
 
 @pytest.mark.parametrize("reference", ["", "  ", "$$", r"\foo{", r"\frac{1}{"])
 def test_a_reference_that_cannot_be_read_is_refused(reference: str):
-    with pytest.raises(ValueError, match="blank|cannot be read"):
+    with pytest.raises(ValueError, match=r"blank|cannot be read"):
         check_reference(reference)
 
 
