@@ -7,18 +7,18 @@ from pathlib import Path
 
 import jinja2
 
-from cotree.rewards.audit import VERDICTS, Regraded, agreement, disagreement_share
+from cotree.rewards.audit import VERDICTS, SecondOpinion, agreement, disagreement_share
 from cotree.rewards.extract import extract
 
 
 def write_audit_page(
-    target: Path, regraded: Sequence[Regraded], *, against: str, source: Path
+    target: Path, opinions: Sequence[SecondOpinion], *, against: str, source: Path
 ) -> None:
     """Writes the agreement table and every disagreement, completions in full.
 
     Args:
         target: the file; replaced when it exists.
-        regraded: all samples, those with equal verdicts too.
+        opinions: all samples, those with equal verdicts too.
         against: name of the second grader.
         source: where the samples come from.
     """
@@ -33,9 +33,9 @@ def write_audit_page(
         against=against,
         source=str(source),
         verdicts=VERDICTS,
-        counts=agreement(regraded),
-        total=len(regraded),
-        share=disagreement_share(regraded),
+        counts=agreement(opinions),
+        total=len(opinions),
+        share=disagreement_share(opinions),
         rows=[
             {
                 "sample": row.sample,
@@ -43,7 +43,7 @@ def write_audit_page(
                 "verdict": row.verdict,
                 "reason": row.second.reason,
             }
-            for row in regraded
+            for row in opinions
             if row.disagrees
         ],
     )

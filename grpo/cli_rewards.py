@@ -24,7 +24,7 @@ from cotree.grpo.cli_rewards_shown import (
 )
 from cotree.grpo.config import Grading
 from cotree.grpo.run_folder import ConfigError
-from cotree.rewards.audit import Regraded, disagreement_share, read_samples
+from cotree.rewards.audit import SecondOpinion, disagreement_share, read_samples
 from cotree.rewards.cases import Judged, read_cases, summarized
 from cotree.rewards.isolation import WorkerStartError
 from cotree.rewards.registry import Term, bound, check_columns, describe, installed, resolve
@@ -207,12 +207,14 @@ def audit(
             timeout_seconds=timeout,
             memory_bytes=memory_bytes,
         )
-        regraded = [Regraded(row, result) for row, (result, _) in zip(rows, results, strict=True)]
-        show_audit(regraded, against)
+        opinions = [
+            SecondOpinion(row, result) for row, (result, _) in zip(rows, results, strict=True)
+        ]
+        show_audit(opinions, against)
         if html is not None:
-            write_audit_page(html, regraded, against=against, source=samples)
+            write_audit_page(html, opinions, against=against, source=samples)
             typer.echo(html)
-        share = disagreement_share(regraded)
+        share = disagreement_share(opinions)
         if fail_above is not None and (share is None or share > fail_above):
             raise typer.Exit(FAILED)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cotree.grpo.cli_boundary import plain
-from cotree.rewards.audit import VERDICTS, Regraded, agreement, disagreement_share
+from cotree.rewards.audit import VERDICTS, SecondOpinion, agreement, disagreement_share
 from cotree.rewards.cases import HOSTILE, Judged, summarized
 from cotree.rewards.extract import extract
 from cotree.rewards.registry import Description
@@ -126,18 +126,18 @@ def show_tried(tried: Sequence[Tried]) -> None:
     typer.echo(f"{len(tried) - wrong} of {len(tried)} as they should be")
 
 
-def show_audit(regraded: Sequence[Regraded], against: str) -> None:
+def show_audit(opinions: Sequence[SecondOpinion], against: str) -> None:
     """A table of how often the verdicts agree, then each disagreement with both reasons."""
-    counts = agreement(regraded)
+    counts = agreement(opinions)
     table = Table(f"the run \\ {against}", box=None, pad_edge=False)
     for verdict in VERDICTS:
         table.add_column(verdict, justify="right")
     for ours in VERDICTS:
         table.add_row(ours, *(str(counts[ours, theirs]) for theirs in VERDICTS))
     Console().print(table)
-    share = disagreement_share(regraded)
+    share = disagreement_share(opinions)
     typer.echo(f"disagreement: {_percent(share)} of the samples that both could grade")
-    for row in regraded:
+    for row in opinions:
         if not row.disagrees:
             continue
         sample = row.sample

@@ -27,7 +27,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Regraded:
+class SecondOpinion:
     """A sample and the second grader's opinion."""
 
     sample: Sample
@@ -74,14 +74,14 @@ def read_samples(path: Path, *, term: str | None, limit: int | None) -> list[Sam
     return samples
 
 
-def agreement(regraded: Sequence[Regraded]) -> Counter[tuple[str, str]]:
+def agreement(opinions: Sequence[SecondOpinion]) -> Counter[tuple[str, str]]:
     """How often each pair of (the run's verdict, the second grader's verdict) occurs."""
-    return Counter((row.sample.verdict, row.verdict) for row in regraded)
+    return Counter((row.sample.verdict, row.verdict) for row in opinions)
 
 
-def disagreement_share(regraded: Sequence[Regraded]) -> float | None:
+def disagreement_share(opinions: Sequence[SecondOpinion]) -> float | None:
     """Samples on which the two disagree / samples that both could grade; `None` where none."""
-    both = [row for row in regraded if COULD_NOT_GRADE not in (row.sample.verdict, row.verdict)]
+    both = [row for row in opinions if COULD_NOT_GRADE not in (row.sample.verdict, row.verdict)]
     return sum(row.disagrees for row in both) / len(both) if both else None
 
 

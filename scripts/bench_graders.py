@@ -49,13 +49,16 @@ class Grader:
 
 def graders(trl: Path | None, verl: Path | None) -> list[Grader]:
     """Ours first, then the peers."""
-    trl_file, verl_file = HERE / "graders" / "trl_accuracy.py", HERE / "graders" / "verl_rules.py"
+    folder = HERE / "graders"
+    trl_file, verl_file = folder / "trl_accuracy.py", folder / "verl_rules.py"
+    boxed = f"{folder / 'math_verify_boxed.py'}:reference_in_box"
     return [
         Grader("cotree math", "cotree", Term("math", options=LENIENT)),
         Grader("cotree math, anchored", "cotree", Term("math")),
         Grader("cotree answer", "cotree", Term("answer")),
-        Grader("math-verify, boxed", "math-verify", Term("cotree.rewards.peers:math_verify_equal")),
-        Grader("TRL accuracy_reward", "trl", Term(f"{trl_file}:as_documented"), trl),
+        Grader("math-verify, reference in a box", "math-verify", Term(boxed)),
+        Grader("the same, our extraction", "math-verify", Term("math_verify", options=LENIENT)),
+        Grader("TRL accuracy_reward, as documented", "trl", Term(f"{trl_file}:as_documented"), trl),
         Grader("TRL, reference in $", "trl", Term(f"{trl_file}:reference_in_dollars"), trl),
         Grader("verl MATH default", "verl", Term(f"{verl_file}:math_default"), verl),
         Grader("verl prime_math", "verl", Term(f"{verl_file}:prime"), verl),

@@ -97,7 +97,7 @@ def test_the_check_finds_a_missing_column(site: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("options = { limit = 40 }", "options = { limt = 40 }", "did you mean 'limit'"),
+        ("options = { limit = 40 }", "options = { limits = 40 }", "did you mean 'limit'"),
         ("options = { limit = 40 }", "", "example_brevity needs 'limit'"),
         ('"example_unit"', '"example_units"', "did you mean 'example_unit'"),
         ("weight = 0.5", 'on_error = "value"', "needs error_value"),

@@ -9,8 +9,8 @@ from cotree.rewards.audit import (
     COULD_NOT_GRADE,
     RIGHT,
     WRONG,
-    Regraded,
     Sample,
+    SecondOpinion,
     agreement,
     disagreement_share,
     read_samples,
@@ -37,10 +37,10 @@ def write(folder: Path, *rows: object) -> Path:
     return path
 
 
-def regraded(first: str, second: float | None) -> Regraded:
+def opinion(first: str, second: float | None) -> SecondOpinion:
     sample = Sample(1, Problem("p", "", "1", "t"), "", first, "")
     failed = Ungraded(Failure.CRASH, "broke")
-    return Regraded(sample, failed if second is None else Reward(second, ""))
+    return SecondOpinion(sample, failed if second is None else Reward(second, ""))
 
 
 def test_the_first_reward_of_a_run_is_its_verdict_unless_another_is_named(tmp_path: Path):
@@ -57,8 +57,8 @@ def test_no_more_samples_are_read_than_asked_for(tmp_path: Path):
 
 
 def test_a_reward_that_the_run_did_not_have_is_an_error_that_lists_those_it_had(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no row has a reward 'lenght'.*'answer', 'length'"):
-        read_samples(write(tmp_path, ROW), term="lenght", limit=None)
+    with pytest.raises(ValueError, match=r"no row has a reward 'ansver'.*'answer', 'length'"):
+        read_samples(write(tmp_path, ROW), term="ansver", limit=None)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_an_empty_file_is_an_error(tmp_path: Path):
 
 def test_only_right_against_wrong_is_a_disagreement():
     rows = [
-        regraded(RIGHT, 1.0),
-        regraded(RIGHT, 0.0),
-        regraded(WRONG, 1.0),
-        regraded(WRONG, 0.0),
-        regraded(WRONG, None),
-        regraded(COULD_NOT_GRADE, 1.0),
+        opinion(RIGHT, 1.0),
+        opinion(RIGHT, 0.0),
+        opinion(WRONG, 1.0),
+        opinion(WRONG, 0.0),
+        opinion(WRONG, None),
+        opinion(COULD_NOT_GRADE, 1.0),
     ]
     assert [row.disagrees for row in rows] == [False, True, True, False, False, False]
     assert disagreement_share(rows) == 2 / 4
@@ -98,4 +98,4 @@ def test_only_right_against_wrong_is_a_disagreement():
 
 
 def test_the_share_is_unknown_when_nothing_was_graded_by_both():
-    assert disagreement_share([regraded(COULD_NOT_GRADE, 1.0), regraded(RIGHT, None)]) is None
+    assert disagreement_share([opinion(COULD_NOT_GRADE, 1.0), opinion(RIGHT, None)]) is None

@@ -1,0 +1,97 @@
+"""What the README shows about rewards is true: its example passes `cotree check`."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from cotree.grpo.cli import main
+from cotree.rewards.equality.answers import Outcome, compare
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+PIPELINE = """
+model = { type = "pretrained", path = "none" }
+task = { type = "rows", train = "rows.jsonl", test = "rows.jsonl" }
+trackers = []
+[train]
+num_steps = 1
+optimizer = { learning_rate = 1e-4 }
+"""
+
+
+def block(language: str, first: str) -> str:
+    """The README's code block in this language that starts so."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = [text for text in blocks if text.startswith(first)]
+    return found
+
+
+def test_the_example_of_a_reward_passes_the_check(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my_rewards.py").write_text(block("python", "# my_rewards.py"))
+    Path("pipeline.toml").write_text(PIPELINE + block("toml", "[[rewards]]"))
+    row = {"question": "1+1?", "answer": "2", "rubric": "shows the sum"}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["check", "pipeline.toml"]) == 0, capsys.readouterr().err
+    del row["rubric"]
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["check", "pipeline.toml"]) == 2
+    assert "needs 'rubric'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("1000", "1,000.0"),
+        ("3.14", r"\pi"),
+        ("0.5", "1/2"),
+        ("1/3", "0.333333"),
+        (r"28\%", "0.28"),
+        (r"28\%", "28"),
+        ("28", r"28\%"),
+        ("5 cm", "5"),
+        ("5 cm", "5 centimeters"),
+        ("12", "12 apples"),
+        ("1, 2", "2, 1"),
+        (r"\pm 2", "2, -2"),
+        (r"(5, \infty)", "x > 5"),
+        ("5", "x = 5"),
+        ("f(x) = x", "f(z) = z"),
+        ("x + y = 3", "2x + 2y = 6"),
+        ("C", "(C)"),
+        ("C", "C. 5"),
+        ("Monday", "monday"),
+    ],
+)
+def test_what_the_readme_calls_equal_is_equal(reference: str, answer: str):
+    assert compare(reference, answer).outcome is Outcome.EQUAL
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("699", "699.04"),
+        ("12", "0.12"),
+        ("2.5", "2.53"),
+        ("1/3", "0.333"),
+        ("5 cm", "5 m"),
+        ("5 cm", "50 mm"),
+        ("(1,2)", "[1,2]"),
+        (r"(5, \infty)", r"x \ge 5"),
+        ("0 = 0", "1 = 1"),
+        ("C", "A, B, C"),
+        ("42", "41 or 42"),
+        ("42", "[0, 100]"),
+        ("42", r"x \ge 5"),
+    ],
+)
+def test_what_the_readme_calls_not_equal_is_not(reference: str, answer: str):
+    assert compare(reference, answer).outcome is not Outcome.EQUAL
+
+
+@pytest.mark.parametrize("command", ["check", "grade", "reward"])
+def test_commands_that_the_readme_names_exist(command: str, capsys):
+    assert f"cotree {command}" in README
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out
