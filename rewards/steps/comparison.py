@@ -9,7 +9,7 @@ from cotree.rewards.steps.amounts import Amount, UnreadableError
 from cotree.rewards.steps.equalities import Equality, Side
 from cotree.rewards.steps.evaluation import Assignments, Reading, amount, readings
 from cotree.rewards.steps.tokens import Token
-from cotree.rewards.steps.words import DIMENSIONS, stem
+from cotree.rewards.steps.words import CONVERSIONS, DIMENSIONS, stem
 from cotree.rewards.types import Verdict
 
 MAX_READINGS = 64
@@ -194,9 +194,15 @@ def _unit_excuse(equality: Equality, left: Amount, right: Amount) -> str:
     for word in lefts | rights | beside:
         if word in DIMENSIONS:
             by_dimension.setdefault(DIMENSIONS[word], set()).add(word)
+    if by_dimension and _is_conversion(left.value, right.value):
+        return "units may be converted"
     if any(len(words) > 1 for words in by_dimension.values()):
         return "units may be converted"
     return ""
+
+
+def _is_conversion(left: Fraction, right: Fraction) -> bool:
+    return 0 not in (left, right) and (left / right in CONVERSIONS or right / left in CONVERSIONS)
 
 
 def _all_stems(units: frozenset[str]) -> frozenset[str]:

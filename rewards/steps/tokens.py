@@ -38,7 +38,7 @@ MAX_NUMBER_CHARS = 40
 """Longer numerals are `unknown`: reading digits takes quadratic time."""
 
 _NUMBER = (
-    r"[0-9]{1,3}(?:(?:,\\!|,|\{,\}|\\,|\\!,)[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
+    r"[0-9]{1,3}(?:(?:,\\!|,|\{,\}|\\,|\\!,)[0-9]{3}){1,12}(?![0-9])(?:\.[0-9]+)?"
     r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 )
 _TEXT_COMMANDS = "text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname|emph|textsf"
@@ -53,7 +53,7 @@ _SCANNER = re.compile(
   | (?P<space>\s+|\\[,;:!>\ ]|[&`"“”~\u200b])
   | (?P<percent>\\?%)
   | (?P<currency>\\?\$|[€£¥₹]|\\[()\[\]])
-  | (?P<arrow>=>|[-=]+>|⇒|→|⟹|∴|\#+|•|—)
+  | (?P<arrow>[-=]{1, 4}>|⇒|→|⟹|∴|\#+|•|—)
   | (?P<compare>!=|<=|>=|:=|=/=|[≠≤≥<>≡])
   | (?P<equal>==?|≈|≃)
   | (?P<bold>\*\*+|__+)

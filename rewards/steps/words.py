@@ -84,6 +84,9 @@ DIMENSIONS = {
 }
 """Units between which people convert inside one equation (`2 hours + 30 minutes = 150`)."""
 
+CONVERSIONS = frozenset((2, 3, 4, 7, 8, 10, 12, 16, 24, 30, 36, 52, 60, 100, 365, 1000, 3600, 5280))
+"""Factors between them: `2 * 60 = 2 hours` is right in minutes."""
+
 GLUED_UNITS = word_set("mm cm km kg mg ml lb lbs oz ft mph hr hrs hours kmh kph mi yd sec")
 """Unit abbreviations that stand directly after a number and are no product of variables."""
 
