@@ -47,7 +47,7 @@ class Applications(Brackets):
         while self.kind in ("^", "_"):
             if self.advance().kind == "^":
                 exponent = self.script()
-            elif self.kind == "number" and self.ahead(1) not in OPERAND_STARTS:
+            elif self.ahead(0) == "number" and self.ahead(1) not in OPERAND_STARTS:
                 below = self.argument()  # `\log_28` is the logarithm of 8
             else:
                 below = self.script(chained=False)

@@ -71,8 +71,10 @@ _SIGNS = {
     "。": ".",
 }
 _CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split()
-_DROPPED = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
-_DROPPED += "\u2066\u2067\u2068\u2069\u2061\u2062\u2063\u2064"
+_INVISIBLE = (
+    "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+    "\u2066\u2067\u2068\u2069\u2061\u2062\u2063\u2064"
+)
 
 
 def _table() -> dict[int, str]:
@@ -83,7 +85,7 @@ def _table() -> dict[int, str]:
         letter = unicodedata.lookup(f"GREEK CAPITAL LETTER {name.replace('Lambda', 'Lamda')}")
         table[ord(letter)] = rf"\{name} "
     # Not dropped: a digit on either side of an invisible character is not part of one numeral.
-    table.update((ord(invisible), " ") for invisible in _DROPPED)
+    table.update((ord(invisible), " ") for invisible in _INVISIBLE)
     return table
 
 

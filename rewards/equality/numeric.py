@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import mpmath
 from mpmath.ctx_mp import MPContext
@@ -96,7 +96,7 @@ class Evaluator:
             return self._fraction(node.value.numerator, node.value.denominator)
         if isinstance(node, Symbol):
             return self._symbol(node)
-        evaluate = _EVALUATORS.get(type(node))
+        evaluate = self._BY_TYPE.get(type(node))
         if evaluate is None:
             return self._opaque(repr(node))
         return self._checked(evaluate(self, node))
@@ -213,16 +213,20 @@ class Evaluator:
         arguments = [self.value(argument) for argument in node.arguments]
         function = FUNCTIONS.get(node.name)
         if function is None or len(arguments) not in (1, 2):
-            listed = _LISTED.get(node.name)
-            if listed is None or not arguments:
-                return self._unknown(node.name, arguments)
-            return listed(self, arguments)
+            return self._of_many(node.name, arguments)
         self.spend(_GAMMA_COST if node.name in ("factorial", "binom") else _FUNCTION_COST)
         try:
             return function(self._ctx, *arguments)
         except (ValueError, ZeroDivisionError, TypeError) as error:
             # mpmath's way to say: a pole, a wrong domain, or a wrong number of arguments.
             raise UndefinedError from error
+
+    def _of_many(self, name: str, arguments: list[Value]) -> Value:
+        if arguments and name in ("max", "min"):
+            return self._extreme(name, arguments)
+        if arguments and name in ("gcd", "lcm"):
+            return self._divisor(name, arguments)
+        return self._unknown(name, arguments)
 
     def _unknown(self, name: str, arguments: list[Value]) -> Value:
         """Some fixed function of the arguments, the same for the same name and values."""
@@ -284,6 +288,22 @@ class Evaluator:
         self._bound[node.variable] = self._opaque("bound")
         return self._unknown(node.name, [*limits, self.value(node.body)])
 
+    _BY_TYPE: ClassVar[dict[type, Callable[[Evaluator, Any], Value]]] = {
+        Constant: _constant,
+        Negation: _negation,
+        Sum: _sum,
+        Product: _product,
+        Quotient: _quotient,
+        Power: _power,
+        Percent: _percent,
+        Degrees: _degrees,
+        Bracketed: _bracketed,
+        BaseNumeral: _base_numeral,
+        Call: _call,
+        Matrix: _matrix,
+        BigOperator: _big_operator,
+    }
+
 
 def _infinite(node: Node) -> bool:
     inner = node.operand if isinstance(node, Negation) else node
@@ -304,26 +324,3 @@ def _determinant(rows: list[list[Value]]) -> Value:
         minor = [row[:column] + row[column + 1 :] for row in rows[1:]]
         total += (-1) ** column * factor * _determinant(minor)
     return total
-
-
-_LISTED: dict[str, Callable[[Evaluator, list[Value]], Value]] = {
-    "max": lambda self, arguments: self._extreme("max", arguments),
-    "min": lambda self, arguments: self._extreme("min", arguments),
-    "gcd": lambda self, arguments: self._divisor("gcd", arguments),
-    "lcm": lambda self, arguments: self._divisor("lcm", arguments),
-}
-_EVALUATORS: dict[type, Callable[[Evaluator, Any], Value]] = {
-    Constant: Evaluator._constant,
-    Negation: Evaluator._negation,
-    Sum: Evaluator._sum,
-    Product: Evaluator._product,
-    Quotient: Evaluator._quotient,
-    Power: Evaluator._power,
-    Percent: Evaluator._percent,
-    Degrees: Evaluator._degrees,
-    Bracketed: Evaluator._bracketed,
-    BaseNumeral: Evaluator._base_numeral,
-    Call: Evaluator._call,
-    Matrix: Evaluator._matrix,
-    BigOperator: Evaluator._big_operator,
-}

@@ -173,7 +173,7 @@ class Parser(Operands):
         if self.kind == "currency":
             unit = self.advance().text
             return Quantity(self.product(), unit)
-        factors = [self.factor()]
+        factors: list[Node] = [self.factor()]
         while True:
             kind = self.kind
             if kind == "times":
@@ -217,9 +217,8 @@ class Parser(Operands):
             # `2k\pi\ (k \in \mathbb{Z})`: a condition, which becomes an item of its own.
             self.conditions.append(right)
             return
-        pair = isinstance(right, Bracketed) and right.left == "(" and len(right.items) > 1
-        if pair and isinstance(left, Symbol):
-            factors[-1] = Call(left.name, right.items)
+        if isinstance(left, Symbol) and isinstance(right, Bracketed) and right.left == "(":
+            factors[-1] = Call(left.name, right.items)  # the point `A(1,2)`, or a binary function
         else:
             factors.append(right)
 
@@ -231,10 +230,9 @@ class Parser(Operands):
         while self.kind in ("words", "currency", "'"):
             token = self.advance()
             unit = f"{unit} {token.text}".strip()
-            while self.kind == "^":
-                self.advance()
+            while self.accept("^"):
                 unit += "^" + "".join(self._unit_power())
-            if self.kind in ("over", "times") and self.ahead(1) == "words":
+            if self.ahead(0) in ("over", "times") and self.ahead(1) == "words":
                 unit += "/" if self.advance().kind == "over" else "*"
         signed = degrees_or_percent(node, unit)
         return Quantity(ungrouped(node), unit) if signed is None else signed

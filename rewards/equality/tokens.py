@@ -130,7 +130,10 @@ class _Scanner:
             assert match is not None  # every grouped numeral begins with an ungrouped one
             stop = match.end()
         if "." in text[start:stop] and text[stop : stop + 1] in ("\\", "("):
-            found = numerals.repeating(text, start)
+            try:
+                found = numerals.repeating(text, start)
+            except ValueError as error:
+                raise TooLarge(str(error), offset + start) from error
             stop = found[1] if found else stop
         self.add("number", text[start:stop], offset + start, spaced)
         return stop
