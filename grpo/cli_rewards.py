@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +26,10 @@ from cotree.grpo.config import Grading
 from cotree.grpo.run_folder import ConfigError
 from cotree.rewards.audit import SecondOpinion, disagreement_share, read_samples
 from cotree.rewards.cases import Judged, read_cases, summarized
-from cotree.rewards.isolation import WorkerStartError
+from cotree.rewards.isolation import IsolatedPool, WorkerStartError
 from cotree.rewards.registry import Term, bound, check_columns, describe, installed, resolve
 from cotree.rewards.stopwatch import graded_one_by_one
-from cotree.rewards.trial import Tried, options_from, probes, read_trials
+from cotree.rewards.trial import Trial, Tried, options_from, probes, read_trials
 
 reward_app = typer.Typer(no_args_is_help=True, help="List, try out and audit reward functions.")
 
@@ -146,8 +146,8 @@ def try_out(
 ) -> None:
     """Try a reward function on cases and on degenerate text, and say what a run would do.
 
-    Exit code 1 when a case is not rewarded as expected, or when a completion that can occur in a
-    run could not be graded.
+    Exit code 1 when a case is not rewarded as expected, when a completion that can occur in a
+    run could not be graded, or when the reward's own check refuses a problem.
     """
     with boundary(debug=debug, resumable=False), _usage():
         trials = read_trials(cases)
@@ -165,7 +165,10 @@ def try_out(
         )
         tried = [Tried(trial, *result) for trial, result in zip(trials, results, strict=True)]
         show_tried(tried)
-        if any(one.complaint for one in tried):
+        refused = _refused(term, trials, timeout, memory_bytes) if reward.check else []
+        for message in refused:
+            typer.echo(f"refused before a run starts: {message}")
+        if refused or any(one.complaint for one in tried):
             raise typer.Exit(FAILED)
 
 
@@ -229,6 +232,17 @@ def _grading_term(
     if extraction is not None:
         options = {**options, "extraction": extraction}
     return Term(reward, 1.0, options)
+
+
+def _refused(
+    term: Term, trials: Sequence[Trial], timeout_seconds: float, memory_bytes: int
+) -> list[str]:
+    """Why the reward's own check of problems refuses some of them."""
+    with IsolatedPool(
+        [term], workers=1, timeout_seconds=timeout_seconds, memory_bytes=memory_bytes
+    ) as pool:
+        # Probes answer the first trial's problem again.
+        return pool.check([trial.problem for trial in trials if not trial.is_probe])
 
 
 def _second_grader(name: str) -> str:

@@ -119,7 +119,12 @@ def show_tried(tried: Sequence[Tried]) -> None:
     table = Table("completion", "a run would give", "reason", "ms", "", box=None, pad_edge=False)
     for one in tried:
         mark = f"[red]{plain(one.complaint)}[/]" if one.complaint else "[green]ok[/]"
-        cells = (one.trial.name, one.consequence, _reason(one.result), f"{1000 * one.seconds:.3g}")
+        cells = (
+            one.trial.name,
+            one.consequence,
+            shown(one.result.reason),
+            f"{1000 * one.seconds:.3g}",
+        )
         table.add_row(*map(plain, cells), mark)
     Console().print(table)
     wrong = sum(bool(one.complaint) for one in tried)

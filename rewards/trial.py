@@ -15,7 +15,7 @@ _FIELDS = ("completion", "prompt", "reference", "question", "task", "id", "expec
 _TOLERANCE = 1e-9
 
 _PROBES: Mapping[str, object] = {
-    "None": None,
+    "None, never in a run": None,
     "empty": "",
     "white space": " \n\t ",
     "1 MB of text": "the answer is 4 " * 65_536,
@@ -26,7 +26,7 @@ _PROBES: Mapping[str, object] = {
     "unclosed boxes": "\\boxed{" * 2_000,
     "an unclosed <think>": "<think>\n2 + 2",
 }
-"""Completions by what they are. `None` is never passed in a run: a sampled text is text."""
+"""Completions by what they are. A run samples text; `None` shows what a bug elsewhere would do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Trial:
     problem: Problem
     expected: tuple[float, float] | None = None
     """Least and greatest reward that is as expected; `None` when any is."""
+    is_probe: bool = False
+    """Whether nobody wrote it: one of `probes`."""
     unreal: bool = False
     """Whether a run never passes such a completion."""
 
@@ -111,7 +113,8 @@ def probes(problem: Problem) -> list[Trial]:
     """Hostile and degenerate completions, as answers to this problem."""
     problem = replace(problem, id=f"{problem.id}/probe")
     return [
-        Trial(name, cast(str, text), problem, unreal=text is None) for name, text in _PROBES.items()
+        Trial(name, cast(str, text), problem, is_probe=True, unreal=text is None)
+        for name, text in _PROBES.items()
     ]
 
 

@@ -179,6 +179,12 @@ def test_a_reward_that_is_not_as_expected_fails_its_trial(capsys):
     assert "expected 1" in capsys.readouterr().out
 
 
+def test_a_problem_that_the_rewards_own_check_refuses_fails_its_trial(capsys):
+    cases = write("cases.jsonl", {"completion": r"\boxed{2}", "reference": "  "})
+    assert main(["reward", "test", "math", "--cases", cases]) == 1
+    assert "refused before a run starts" in capsys.readouterr().out
+
+
 def test_the_function_of_a_file_must_be_named_when_there_are_several(capsys):
     cases = write("cases.jsonl", {"completion": "3"})
     assert main(["reward", "test", "mine.py", "--cases", cases]) == 2
