@@ -44,6 +44,14 @@ Options = Annotated[
         show_default=False,
     ),
 ]
+Extraction = Annotated[
+    str | None,
+    typer.Option(
+        help="Where an answer may stand: lenient or anchored. Default: lenient, for graders that "
+        "have such an option.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Child processes. Times are cleanest with one.")]
 Timeout = Annotated[
     float, typer.Option(min=0.001, help="Seconds that one completion may take.", metavar="SECONDS")
@@ -59,14 +67,7 @@ def grade(
         str, typer.Option(help="The grader: a name, module:function or file.py:function.")
     ] = "math",
     options: Options = None,
-    extraction: Annotated[
-        str | None,
-        typer.Option(
-            help="Where an answer may stand: lenient or anchored. Default: lenient, for graders "
-            "that have such an option.",
-            show_default=False,
-        ),
-    ] = None,
+    extraction: Extraction = None,
     workers: Workers = 1,
     timeout: Timeout = 2.0,
     memory_bytes: Memory = LIMITS.memory_bytes,
