@@ -72,7 +72,8 @@ def decimals_agree(reference: Node, answer: Node) -> bool | None:
         if left is None:
             return None
         enough = abs(right) >= shown * 10 ** (MIN_DIGITS - 1)
-        return enough and abs(left - right) < shown
+        too_small = abs(left) - abs(right)
+        return enough and (abs(left - right) * 2 <= shown or 0 <= too_small < shown)
     return None if left is None or right is None else False
 
 

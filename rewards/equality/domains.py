@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cotree.rewards.equality.nodes import Constant, Listing, Node, Power, Relation, Symbol
 from cotree.rewards.equality.ranges import describes_a_range
+from cotree.rewards.equality.relations import named
 from cotree.rewards.equality.scalar import symbols
 from cotree.rewards.equality.substitution import substituted
 
@@ -83,7 +84,8 @@ def _joined(parts: _Parts, node: Node) -> Node:
 
 def _renamed(reference: Node, answer: Node, wanted: frozenset[str], found: frozenset[str]) -> Node:
     """The answer with its one own symbol renamed, if that or its counterpart is a parameter."""
-    left, right = symbols(reference) - symbols(answer), symbols(answer) - symbols(reference)
+    first, second = (symbols(named(side).value) for side in (reference, answer))
+    left, right = first - second, second - first
     if len(left) != 1 or len(right) != 1 or not (left <= wanted or right <= found):
         return answer
     (new,), (old,) = left, right

@@ -40,6 +40,7 @@ from cotree.rewards.equality.relations import (
     value_of_equation,
 )
 from cotree.rewards.equality.scalar import Sameness, same_scalar
+from cotree.rewards.equality.series import written_out
 from cotree.rewards.equality.substitution import contains
 from cotree.rewards.equality.units import units_agree
 from cotree.rewards.equality.wording import same_words
@@ -218,7 +219,10 @@ class Comparison:
         if decided is not None:
             return decided
         self._spend()
-        return same_scalar(reference, answer) is Sameness.EQUAL
+        if same_scalar(reference, answer) is Sameness.EQUAL:
+            return True
+        pairs = list(written_out(reference, answer))
+        return bool(pairs) and all(same_scalar(*pair) is Sameness.EQUAL for pair in pairs)
 
     def _spend(self) -> None:
         self._scalars += 1

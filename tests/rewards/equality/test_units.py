@@ -1,0 +1,39 @@
+"""Tests for rewards/equality/units.py."""
+
+import pytest
+
+from cotree.rewards.equality.units import unit_name, units_agree
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cm", "cm"),
+        (r"\text{ centimeters}", "cm"),
+        (r"\mbox{ cm}^2", "cm2"),
+        ("square centimeters", "cm2"),
+        ("cubic feet", "ft3"),
+        ("sq. ft", "ft2"),
+        ("cm^2", "cm2"),
+        ("km/h", "km/h"),
+        ("kilometers per hour", "km/h"),
+        ("mph", "mi/h"),
+        ("miles per hour", "mi/h"),
+        ("$", "$"),
+        ("dollars", "$"),
+        ("apples", None),
+        ("units", None),
+        ("square units", None),
+        ("", None),
+    ],
+)
+def test_one_name_for_all_spellings(text: str, name: str | None):
+    assert unit_name(text) == name
+
+
+def test_only_two_known_units_disagree():
+    assert units_agree("cm", "centimeters")
+    assert units_agree("apples", "oranges")
+    assert units_agree("cm", "apples")
+    assert not units_agree("cm", "m")
+    assert not units_agree("cm", "cm^2")
