@@ -88,9 +88,10 @@ def _common_prefix(left: str, left_start: int, right: str, right_start: int) -> 
 def token_span(span: tuple[int, int], ends: Sequence[int]) -> tuple[int, int]:
     """The tokens [first, stop) that write the characters [start, end): all of them, and no others.
 
-    A character whose bytes are split over tokens is written by all of those, a token that reaches
-    over the span's border is part of it. Tokens without text (end-of-sequence) between the
-    character before and the span are taken for pieces of the span's first character.
+    A character whose bytes are split over tokens is written by all of those, and a token that
+    reaches over the span's border is part of it; but a token that completes the character before
+    the span is not, even if it holds the first bytes of the next one (`ends` cannot tell). Tokens
+    without text after it are taken for pieces of the span's first character.
 
     Args:
         span: characters of the completion's text, start < end.

@@ -50,7 +50,8 @@ def countdown(
     and the result is exact; they are then taken away and `c` added. It is REFUTED when a number
     is not left or the result is wrong. Its numbers are then taken away as far as they are there,
     and `c` is added, so that one mistake does not refute every line after it. Those of other
-    forms are UNCHECKED: a search may think aloud. A line that starts over (its numbers are all
+    forms are UNCHECKED, and so is the use of a number that only they mention: a search may think
+    aloud. A line that starts over (its numbers are all
     given ones, but no longer left) starts a new attempt with all numbers.
 
     The answer (see `extract`; a part after `=` is not read) is judged as the last step: it must
@@ -122,6 +123,7 @@ def _end_of_reasoning(completion: str) -> int:
 
 def _judged_lines(completion: str, end: int, task: Task) -> list[StepScore]:
     left = Counter(task.numbers)
+    unread: set[Fraction] = set()  # numbers that an equality nobody could read may have made
     steps: list[StepScore] = []
     for pair in equalities(completion[:end]):
         if steps and pair.span[0] < steps[-1].span[1]:
@@ -129,15 +131,20 @@ def _judged_lines(completion: str, end: int, task: Task) -> list[StepScore]:
         shown = completion[slice(*pair.span)]
         used, claimed, fault = _read(pair, shown)
         if claimed is None:
+            unread.update(_numbers((*pair.left.tokens, *pair.right.tokens)))
             steps.append(_step(pair.span, Verdict.UNCHECKED, fault, shown))
             continue
+        # `-14 + 44` uses a -14 that was made before, or else the number 14.
+        used = [number if number in left else abs(number) for number in used]
         missing = Counter(used) - left
         if missing and not Counter(used) - Counter(task.numbers):
             left, missing = Counter(task.numbers), Counter[Fraction]()
         left = left - Counter(used) + Counter([claimed])
-        if missing:
+        verdict = Verdict.REFUTED if fault or missing else Verdict.VERIFIED
+        if missing and not fault:
             fault = f"{next(iter(missing))} is not left"
-        verdict = Verdict.REFUTED if fault else Verdict.VERIFIED
+            if missing.keys() <= unread:
+                verdict = Verdict.UNCHECKED
         steps.append(_step(pair.span, verdict, fault or "exact", shown))
     return steps
 
@@ -169,7 +176,8 @@ def _answer_fault(answer: str, task: Task, use_all: bool) -> str:
         value = _exact_value(side)
     except UnreadableError as error:
         return f"the answer is no expression ({error})"
-    used, given = Counter(_numbers(side)), Counter(task.numbers)
+    given = Counter(task.numbers)
+    used = Counter(number if number in given else abs(number) for number in _numbers(side))
     if extra := used - given:
         return f"{next(iter(extra))} is not given, or used too often"
     if use_all and (unused := given - used):
@@ -191,7 +199,16 @@ def _exact_value(side: Sequence[Token]) -> Fraction:
 
 
 def _numbers(side: Sequence[Token]) -> list[Fraction]:
-    return [token.value for token in side if token.kind == "number"]
+    """The side's numbers, a minus that joins nothing being part of the number after it."""
+    found: list[Fraction] = []
+    for index, token in enumerate(side):
+        if token.kind != "number":
+            continue
+        before = [other for other in side[max(0, index - 2) : index] if other.kind != "currency"]
+        signs = bool(before) and before[-1].text == "-"
+        joins = len(before) > 1 and before[-2].kind in ("number", "close")
+        found.append(-token.value if signs and not joins else token.value)
+    return found
 
 
 def _step(span: tuple[int, int], verdict: Verdict, reason: str, shown: str) -> StepScore:

@@ -378,9 +378,9 @@ def _fault_after_newline(stream: list[Token], index: int) -> str:
     following = stream[index + 1] if index + 1 < len(stream) else None
     if following is None or following.kind != "operator":
         return ""
-    # A list's item has words or an equality; a bare term continues the line before.
-    beyond = stream[index + 2] if index + 2 < len(stream) else None
-    if stream[index].text == "\n" and beyond is not None and not beyond.glued:
+    # A list's item or an equation of its own has words or an equality; a bare term continues the
+    # line before.
+    if stream[index].text == "\n" and following.text in "-*+":
         for token in stream[index + 2 : index + 2 + MAX_SIDE_TOKENS]:
             if token.kind == "newline":
                 break

@@ -35,3 +35,25 @@ def test_a_prompt_that_ends_in_think_has_opened_the_block():
     opened = Problem("p", "question\n<think>\n", "2", "test")
     assert think_then_box(r"a</think>\boxed{2}", opened).value == 1.0
     assert think_then_box(r"<think>a</think>\boxed{2}", opened).reason == "several_think_blocks"
+
+
+@pytest.mark.parametrize(
+    "thinking",
+    [
+        "a</think>",
+        "<think>a",
+        "a",
+        "<think>a<think>b</think>",
+        "<think>a</think>b</think>",
+        "<think>a</think><think>b</think>",
+        "</think>a<think>",
+        "<THINK>a</THINK>",
+        "<think >a</think>",
+        "< think>a</ think>",
+        "<think>a<think>",
+        "b<think>a</think>",
+        "<reasoning>a</reasoning>",
+    ],
+)
+def test_no_other_form_of_a_thinking_block_passes(thinking: str):
+    assert think_then_box(thinking + r"\boxed{2}", PROBLEM).value == 0.0
