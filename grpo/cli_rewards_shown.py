@@ -28,16 +28,7 @@ def show_grades(judged: Sequence[Judged]) -> None:
     hostile = [row for row in counted if row.case.tags & HOSTILE]
     table = Table(box=None, pad_edge=False)
     table.add_column("rows", no_wrap=True)
-    for heading in (
-        "n",
-        "right",
-        "false +",
-        "false -",
-        "ungraded",
-        "median ms",
-        "p99 ms",
-        "max ms",
-    ):
+    for heading in ("n", "right", "false+", "false-", "ungraded", "median", "p99", "max ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     groups = [("undisputed", counted)] if counted else []
     if hostile:
@@ -58,7 +49,7 @@ def _rates(rows: Sequence[Judged]) -> list[str]:
         *map(_percent, (summary.accuracy, summary.false_positive_rate)),
         _percent(summary.false_negative_rate),
         str(summary.could_not_grade),
-        *("-" if value is None else f"{value:.3g}" for value in times),
+        *("-" if value is None else _milliseconds(value) for value in times),
     ]
 
 
@@ -68,7 +59,9 @@ def show_wrong(judged: Iterable[Judged]) -> None:
         if row.right:
             continue
         fault = {True: "wrongly accepted", False: "wrongly refused", None: "could not grade"}
-        typer.echo(f"\n{row.case.problem.id}: {fault[row.accepted]} in {1000 * row.seconds:.3g} ms")
+        typer.echo(
+            f"\n{row.case.problem.id}: {fault[row.accepted]} in {_milliseconds(1000 * row.seconds)} ms"
+        )
         typer.echo(f"  reference   {shown(row.case.problem.reference)}")
         typer.echo(f"  completion  {shown(row.case.completion)}")
         typer.echo(f"  reason      {_reason(row.result)}")
@@ -123,7 +116,7 @@ def show_tried(tried: Sequence[Tried]) -> None:
             one.trial.name,
             one.consequence,
             shown(one.result.reason),
-            f"{1000 * one.seconds:.3g}",
+            _milliseconds(1000 * one.seconds),
         )
         table.add_row(*map(plain, cells), mark)
     Console().print(table)
@@ -165,6 +158,10 @@ def _reason(result: Reward | Ungraded) -> str:
     if isinstance(result, Ungraded):
         return shown(f"{result.failure.value}: {result.reason}")
     return shown(result.reason)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:
