@@ -69,13 +69,8 @@ def _split_quotient(node: Quotient) -> Node:
     return Product((node.numerator, Power(node.denominator, integer(-1))))
 
 
-def _expand(node: Power) -> Node:
-    return Product((node.base, *(node.base for _ in range(int(_value_of(node.exponent)) - 1))))
-
-
-def _value_of(node: Node) -> Fraction:
-    assert isinstance(node, Number)
-    return node.value
+def _expand(node: Power, exponent: Number) -> Node:
+    return Product((node.base,) * int(exponent.value))
 
 
 def _distributed(node: Product) -> Node:
@@ -109,8 +104,8 @@ def rewritings(node: Node) -> list[Node]:
             _split_quotient(node),
             Negation(Quotient(Negation(node.numerator), node.denominator)),
         ]
-    if isinstance(node, Power):
-        found.append(_expand(node))
+    if isinstance(node, Power) and isinstance(node.exponent, Number):
+        found.append(_expand(node, node.exponent))
     if isinstance(node, Call) and node.name == "sqrt":
         found.append(Power(node.arguments[0], Quotient(ONE, TWO)))
     if isinstance(node, Call) and node.name == "sin":

@@ -119,6 +119,8 @@ def test_equal(left: str, right: str):
         ("(x+y+z+w)^{300}", "x"),
         (r"\sum_{k=0}^{n-1}F_kF_{n-k-1}", r"\sum_{k=0}^{n-2}F_kF_{n-k-2}"),
         ("f(x)", "g(x)"),
+        ("|x-25|", "25-x"),
+        (r"\max(x,-20)", "x"),
         ("a_1", "a_2"),
     ],
 )
