@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 from typing import NamedTuple
 
 from cotree.rewards.steps.amounts import Amount, UnreadableError
 from cotree.rewards.steps.equalities import Equality, Side
-from cotree.rewards.steps.evaluation import Assignments, Reading, amount, readings
+from cotree.rewards.steps.evaluation import Assignments, amount, readings
 from cotree.rewards.steps.tokens import Token
 from cotree.rewards.steps.words import CONVERSIONS, DIMENSIONS, stem
 from cotree.rewards.types import Verdict
@@ -41,18 +42,17 @@ def judged(equality: Equality, assigned: Assignments) -> Judgement:
     if equality.fault:
         return Judgement(Verdict.UNCHECKED, equality.fault, left, right)
     lefts, rights = _sides(equality.left), _sides(equality.right)
-    choices = [
-        (first, second)
-        for first in _amounts(lefts, assigned)
-        for second in _amounts(rights, assigned)
-    ]
-    if not choices:
-        return Judgement(Verdict.UNCHECKED, _unread(lefts, rights, assigned), left, right)
+    strict = (_strict(lefts[0], assigned), _strict(rights[0], assigned))
+    if isinstance(strict[0], Amount) and isinstance(strict[1], Amount):
+        if not _computes(*strict, equality):
+            return Judgement(Verdict.UNCHECKED, "nothing was computed", left, right)
+        if _agree(*strict, approximate=equality.approximate):
+            return Judgement(Verdict.VERIFIED, f"{left} = {right}", left, right)
+    choices = list(product(_amounts(lefts, assigned), _amounts(rights, assigned)))
+    if not choices or not _computes(*choices[0], equality):
+        faults = [fault for fault in strict if isinstance(fault, str)]
+        return Judgement(Verdict.UNCHECKED, faults[0], left, right)
     first, second = choices[0]
-    if first.num_operators + second.num_operators == 0 and not _is_plain_chain(equality):
-        return Judgement(Verdict.UNCHECKED, "nothing was computed", left, right)
-    if _agree(first, second, approximate=equality.approximate):
-        return Judgement(Verdict.VERIFIED, f"{left} = {right}", left, right)
     if any(_may_agree(a, b, equality) for a, b in choices[:MAX_READINGS]):
         return Judgement(Verdict.UNCHECKED, "equal by rounding or another reading", left, right)
     if excuse := _excuse(equality, first, second):
@@ -84,22 +84,21 @@ def _amounts(sides: list[tuple[Token, ...]], assigned: Assignments) -> list[Amou
     return found
 
 
-def _is_plain_chain(equality: Equality) -> bool:
-    """`… = 5 = 6`: two bare integers, the first of them computed before."""
+def _computes(left: Amount, right: Amount, equality: Equality) -> bool:
+    """Whether there is an operation to check, or a chain goes on (`… = 5 = 6`, two integers)."""
+    if left.num_operators + right.num_operators:
+        return True
     sides = (equality.left.tokens, equality.right.tokens)
     bare = all(len(side) == 1 and side[0].decimals == 0 for side in sides)
     return equality.chained and bare and not equality.right.following
 
 
-def _unread(
-    lefts: list[tuple[Token, ...]], rights: list[tuple[Token, ...]], assigned: Assignments
-) -> str:
-    for tokens in (*lefts, *rights):
-        try:
-            amount(tokens, Reading(), assigned)
-        except UnreadableError as error:
-            return str(error)
-    return "unreadable"
+def _strict(tokens: tuple[Token, ...], assigned: Assignments) -> Amount | str:
+    """The side by the strict reading, or why there is none."""
+    try:
+        return amount(tokens, readings(tokens)[0], assigned)
+    except UnreadableError as error:
+        return str(error)
 
 
 def _agree(left: Amount, right: Amount, *, approximate: bool) -> bool:
@@ -187,16 +186,14 @@ def _unit_excuse(equality: Equality, left: Amount, right: Amount) -> str:
     lefts, rights = _all_stems(left.units), _all_stems(right.units)
     if lefts and rights and lefts.isdisjoint(rights):
         return "the sides have different units"
-    by_dimension: dict[str, set[str]] = {}
-    beside = {stem(word) for word in equality.right.following}
-    if any(token.kind == "currency" for token in equality.left.tokens + equality.right.tokens):
-        beside.add("dollar")
-    for word in lefts | rights | beside:
-        if word in DIMENSIONS:
-            by_dimension.setdefault(DIMENSIONS[word], set()).add(word)
-    if by_dimension and _is_conversion(left.value, right.value):
+    words = lefts | rights | {stem(word) for word in equality.right.following}
+    dimensions = {DIMENSIONS[word] for word in words if word in DIMENSIONS}
+    if dimensions and _is_conversion(left.value, right.value):
         return "units may be converted"
-    if any(len(words) > 1 for words in by_dimension.values()):
+    if any(token.kind == "currency" for token in equality.left.tokens + equality.right.tokens):
+        words |= {"dollar"}
+    measured = [word for word in words if word in DIMENSIONS]
+    if len(measured) > len({DIMENSIONS[word] for word in measured}):
         return "units may be converted"
     return ""
 
