@@ -6,10 +6,8 @@ Imports no torch, ray or vllm: `cotree check` answers at once, on any machine.
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotree.grpo.arithmetic import Split
-from cotree.grpo.config import Grading, Pipeline, RewardTerm, RowsTask
+from cotree.grpo.config import Grading, Pipeline, RewardTerm
 from cotree.grpo.config_file import ConfigError
-from cotree.grpo.problems import load_problems
 from cotree.rewards.isolation import IsolatedPool
 from cotree.rewards.registry import Term, bound, check_columns, located
 from cotree.rewards.signature import BoundReward
@@ -59,32 +57,6 @@ def bound_rewards(pipeline: Pipeline) -> list[BoundReward]:
         except (ValueError, TypeError, ImportError, OSError, SyntaxError) as error:
             raise ConfigError(f"rewards.{index} ({reward.name}): {error}") from error
     return found
-
-
-def refuse_unknown(pipeline: Pipeline) -> None:
-    """Checks what can be checked in no time: names, options, and columns of local files.
-
-    The columns of a hub data set are checked when it is loaded, at the start of a run.
-
-    Raises:
-        ConfigError: a reward cannot be found or imported, does not take its options, or needs a
-            column that the task has not; or the task's files cannot be read.
-    """
-    found = bound_rewards(pipeline)
-    if not any(reward.columns or reward.options for reward in found):
-        return
-    splits: list[Split] = ["train", "test"]
-    task = pipeline.task
-    if isinstance(task, RowsTask):
-        splits = [split for split in splits if not getattr(task, split).startswith("hub:")]
-    else:
-        task = task.model_copy(update={"num_train": 1, "num_test": 1})  # they are all alike
-        pipeline = pipeline.model_copy(update={"task": task})
-    for split in splits:
-        try:
-            check_columns(found, load_problems(pipeline, split, str))
-        except (ValueError, OSError) as error:
-            raise ConfigError(str(error)) from error
 
 
 def refuse_unfit(pipeline: Pipeline, problems: Sequence[Problem]) -> None:

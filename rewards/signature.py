@@ -162,9 +162,9 @@ def check_columns(bound: Iterable[BoundReward], problems: Sequence[Problem]) -> 
             lacking = [problem.id for problem in problems if column not in problem.columns]
             if lacking:
                 raise RewardLookupError(
-                    f"reward {reward.name} needs {column!r}{near(column, names - {column})}, which is "
-                    f"no option given, and {len(lacking)} of {len(problems)} problems have no such "
-                    f"column (the first: {lacking[0]}). Columns of the data set: "
+                    f"reward {reward.name} needs {column!r}{near(column, names - {column})}, "
+                    f"which is no option, and {len(lacking)} of {len(problems)} problems have no "
+                    f"such column (the first: {lacking[0]}). Columns of the data set: "
                     f"{sorted(names) or 'none'}; fields: {list(FIELDS)}. Add the column to the "
                     f"rows, or set {column!r} under [rewards.options]."
                 )

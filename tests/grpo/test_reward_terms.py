@@ -1,8 +1,6 @@
 """Tests for grpo/reward_terms.py."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from cotree.grpo.config import Pipeline
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.problems import load_problems
-from cotree.grpo.reward_terms import refuse_unfit, refuse_unknown, reward_terms
+from cotree.grpo.reward_terms import bound_rewards, refuse_unfit, reward_terms
 from cotree.rewards.registry import Term
 
 PLUGIN = """
@@ -83,35 +81,24 @@ def test_terms_have_every_setting_and_the_text_of_their_file(folder: Path):
         ({"name": "mine.py:tests"}, r"rewards.1 \(mine.py:tests\): .*did you mean 'tested'"),
         ({"name": "mine.py:tested", "options": {"scle": 1}}, "no option 'scle'"),
         ({"name": "none.py:f"}, "no reward file"),
-        ({"name": "mine.py:tested"}, "needs 'tests'.*1 of 1 problems have no such column"),
-        ({"name": "mine.py:tested", "options": {"tests": "x", "scale": 1}}, None),
     ],
 )
-def test_what_check_can_see_is_refused_at_once(folder: Path, reward, says: str | None):
-    settings = pipeline({"name": "answer"}, reward)
-    if says is None:
-        refuse_unknown(settings)
-    else:
-        with pytest.raises(ConfigError, match=says):
-            refuse_unknown(settings)
+def test_a_reward_that_cannot_be_called_is_named(folder: Path, reward, says: str):
+    with pytest.raises(ConfigError, match=says):
+        bound_rewards(pipeline({"name": "answer"}, reward))
 
 
-def test_columns_of_local_rows_are_looked_at(folder: Path):
+def test_columns_are_looked_for_before_the_run(folder: Path):
     rewards = {"name": "mine.py:tested"}
-    refuse_unknown(pipeline(rewards, rows=[row("1", tests=[])]))
-    with pytest.raises(ConfigError, match="1 of 2 problems.*rows/train/1"):
-        refuse_unknown(pipeline(rewards, rows=[row("1", tests=[]), row("2", test=[])]))
+    unfit(pipeline(rewards, rows=[row("1", tests=[])]))
+    with pytest.raises(ConfigError, match=r"needs 'tests'.*1 of 2 problems.*rows/test/1"):
+        unfit(pipeline(rewards, rows=[row("1", tests=[]), row("2", test=[])]))
     hiding = {**rewards, "options": {"scale": 2.0}}
     with pytest.raises(ConfigError, match="option 'scale' hides"):
-        refuse_unknown(pipeline(hiding, rows=[row("1", tests=[], scale=3)]))
-
-
-def test_the_columns_of_hub_data_wait_for_the_run(folder: Path):
-    settings = pipeline({"name": "mine.py:tested"})
-    task = {"type": "rows", "train": "hub:a/b:train", "test": "hub:a/b:test"}
-    refuse_unknown(
-        Pipeline.model_validate(settings.model_dump(exclude_unset=True) | {"task": task})
-    )
+        unfit(pipeline(hiding, rows=[row("1", tests=[], scale=3)]))
+    with pytest.raises(ConfigError, match="Columns of the data set: none"):
+        unfit(pipeline(rewards))  # generated tasks have none
+    unfit(pipeline({**rewards, "options": {"tests": "x"}}))
 
 
 def test_references_that_cannot_be_graded_are_named_before_the_run(folder: Path):
@@ -124,23 +111,3 @@ def test_references_that_cannot_be_graded_are_named_before_the_run(folder: Path)
     assert "mine.py:digits: not a number\n" in message
     assert message.count("\n  rows/test/") == 5
     assert "and 2 more\nCorrect or remove these rows" in message
-
-
-def test_a_run_with_a_missing_column_is_refused_too(folder: Path):
-    with pytest.raises(ConfigError, match="needs 'tests'"):
-        unfit(pipeline({"name": "mine.py:tested"}))
-
-
-def test_the_command_checks_columns(folder: Path):
-    Path("c.toml").write_text(
-        'model = { type = "pretrained", path = "m" }\ntask = { type = "arithmetic" }\n'
-        'rewards = [{ name = "mine.py:tested" }]\n'
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "cotree.grpo.cli", "check", "c.toml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "reward mine.py:tested needs 'tests'" in done.stderr

@@ -193,7 +193,7 @@ def test_a_wrong_configuration_reaches_the_parent(term: Term, says: str):
 
 
 def test_a_missing_file_is_told_before_any_child_starts():
-    with pytest.raises(RewardLookupError, match="no reward file .*missing.py"):
+    with pytest.raises(RewardLookupError, match=r"no reward file .*missing\.py"):
         make_pool("missing.py:f")
 
 

@@ -82,7 +82,7 @@ def test_options_are_checked_against_the_signature(tmp_path: Path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     name = f"{tmp_path}/mine.py:short"
     assert bound(Term(name, options={"limit": 3})).defaults == {"scale": 1.0}
-    with pytest.raises(RewardLookupError, match="no option 'limt' .did you mean 'limit'"):
+    with pytest.raises(RewardLookupError, match=r"no option 'limt' .did you mean 'limit'"):
         bound(Term(name, options={"limt": 3}))
 
 
@@ -105,7 +105,7 @@ def test_a_located_term_needs_its_file_no_more(tmp_path: Path):
     assert short("ab", Problem("p", "", "", ""), limit=3) == Reward(1.0, "length")
     assert located(term, Path("/elsewhere")) is term
     assert located(Term("answer"), tmp_path) == Term("answer")
-    with pytest.raises(RewardLookupError, match="no reward file .*elsewhere.*of "):
+    with pytest.raises(RewardLookupError, match=r"no reward file .*elsewhere.*of "):
         located(Term("elsewhere.py:f"), tmp_path)
 
 
