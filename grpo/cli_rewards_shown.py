@@ -59,9 +59,8 @@ def show_wrong(judged: Iterable[Judged]) -> None:
         if row.right:
             continue
         fault = {True: "wrongly accepted", False: "wrongly refused", None: "could not grade"}
-        typer.echo(
-            f"\n{row.case.problem.id}: {fault[row.accepted]} in {_milliseconds(1000 * row.seconds)} ms"
-        )
+        took = _milliseconds(1000 * row.seconds)
+        typer.echo(f"\n{row.case.problem.id}: {fault[row.accepted]} in {took} ms")
         typer.echo(f"  reference   {shown(row.case.problem.reference)}")
         typer.echo(f"  completion  {shown(row.case.completion)}")
         typer.echo(f"  reason      {_reason(row.result)}")

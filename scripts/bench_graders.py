@@ -130,17 +130,16 @@ def show(rows: Sequence[dict[str, object]], num_cases: int) -> None:
             *("-" if rate is None else f"{100 * rate:.1f} %" for rate in rates),
             f"{every['could_not_grade']} ({row['killed']})",
             "not counted" if row["executed"] is None else str(row["executed"]),
-            *(
-                "-"
-                if tame[key] is None
-                else f"{tame[key]:.3g}"
-                if tame[key] < 100
-                else f"{tame[key]:.0f}"
-                for key in ("median_ms", "p99_ms")
-            ),
+            *(milliseconds(tame[key]) for key in ("median_ms", "p99_ms")),
         ]
         print(f"| {' | '.join(cells)} |")
     print("\nTimes are those of the rows that are not hostile, within the child process.")
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def main() -> None:
