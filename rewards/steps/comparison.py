@@ -42,15 +42,15 @@ def judged(equality: Equality, assigned: Assignments) -> Judgement:
     if equality.fault:
         return Judgement(Verdict.UNCHECKED, equality.fault, left, right)
     lefts, rights = _sides(equality.left), _sides(equality.right)
-    strict = (_strict(lefts[0], assigned), _strict(rights[0], assigned))
-    if isinstance(strict[0], Amount) and isinstance(strict[1], Amount):
-        if not _computes(*strict, equality):
+    first, second = _strict(lefts[0], assigned), _strict(rights[0], assigned)
+    faults = [found for found in (first, second) if isinstance(found, str)]
+    if isinstance(first, Amount) and isinstance(second, Amount):
+        if not _computes(first, second, equality):
             return Judgement(Verdict.UNCHECKED, "nothing was computed", left, right)
-        if _agree(*strict, approximate=equality.approximate):
+        if _agree(first, second, approximate=equality.approximate):
             return Judgement(Verdict.VERIFIED, f"{left} = {right}", left, right)
     choices = list(product(_amounts(lefts, assigned), _amounts(rights, assigned)))
     if not choices or not _computes(*choices[0], equality):
-        faults = [fault for fault in strict if isinstance(fault, str)]
         return Judgement(Verdict.UNCHECKED, faults[0], left, right)
     first, second = choices[0]
     if any(_may_agree(a, b, equality) for a, b in choices[:MAX_READINGS]):

@@ -15,9 +15,11 @@ from typing import NamedTuple
 from cotree.rewards.steps.tokens import Token, tokens, with_times_signs
 from cotree.rewards.steps.words import (
     CLAUSE_WORDS,
+    COMPUTING_WORDS,
     CONDITION_WORDS,
     DOUBT_WORDS,
     GLUED_UNITS,
+    JOINING_WORDS,
     LABEL_WORDS,
     NUMBER_WORDS,
     OPERATOR_WORDS,
@@ -240,9 +242,10 @@ def _is_prose(stream: list[Token], index: int) -> bool:
     before = previous.text.lower() if previous and previous.kind == "word" else ""
     if word == "of":
         return before in TOTAL_WORDS
-    if word == "and":
-        operand = previous is None or previous.kind in _OPERANDS or before in NUMBER_WORDS
-        return not operand and not _number_nearby(stream, index)
+    if word in ("and", "to", "by"):
+        # `sums up to 3 + 4`, but `from 3 to 4`, `5 and 3`, `multiplied by 3`.
+        computes = before in NUMBER_WORDS or before in OPERATOR_WORDS
+        return not computes and not _number_nearby(stream, index)
     return word not in NUMBER_WORDS and word not in OPERATOR_WORDS and word not in LABEL_WORDS
 
 
@@ -363,15 +366,29 @@ def _fault_after(stream: list[Token], index: int) -> str:
     if token.kind == "word":
         if token.glued and token.text not in GLUED_UNITS | {"degrees"}:
             return f"{token.text!r} after it"
-        ahead: list[str] = []
-        for following in stream[index : index + 4]:
-            if following.kind != "word":
-                break
-            ahead.append(following.text.lower())
-        scaling = [w for w in ahead[:3] if w in NUMBER_WORDS or w in OPERATOR_WORDS or w == "of"]
-        scaling = scaling or [w for w in ahead[:1] if w in SCALING_WORDS]
-        return f"{scaling[0]!r} after it" if scaling else ""
+        return _fault_of_words(stream, index)
     return f"{token.text!r} after it"
+
+
+def _fault_of_words(stream: list[Token], index: int) -> str:
+    """Why the prose after a side may change its value: `= 5 hundred`, `= 3 times 4`."""
+    ahead: list[str] = []
+    for following in stream[index : index + 3]:
+        if following.kind != "word":
+            break
+        ahead.append(following.text.lower())
+    first = ahead[0]
+    if first in JOINING_WORDS:
+        beyond = stream[index + 1] if index + 1 < len(stream) else None
+        if beyond is not None and (
+            beyond.kind in ("number", "currency", "open", "symbol", "function")
+            or beyond.text.lower() in SCALING_WORDS
+        ):
+            return f"{first!r} after it"
+    elif first in SCALING_WORDS:
+        return f"{first!r} after it"
+    computing = [word for word in ahead[1:] if word in COMPUTING_WORDS]
+    return f"{computing[0]!r} after it" if computing else ""
 
 
 def _fault_after_newline(stream: list[Token], index: int) -> str:

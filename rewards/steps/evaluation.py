@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from itertools import product as combinations
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from cotree.rewards.steps.amounts import (
     Amount,
@@ -59,9 +59,7 @@ def readings(side: Sequence[Token]) -> list[Reading]:
     operators = {token.text for token in side if token.kind == "operator"}
     percents = [Fraction(1, 100), Fraction(1)] if "percent" in kinds else [Fraction(1, 100)]
     mixed = [True, False] if _has_mixed(side) else [True]
-    divisions: list[Division] = ["strict"]
-    if "/" in operators:
-        divisions += ["covers_products", "covers_quotients"]
+    divisions: Sequence[Division] = get_args(Division) if "/" in operators else ("strict",)
     bangs = [True, False] if "bang" in kinds else [True]
     return [Reading(*choice) for choice in combinations(percents, mixed, divisions, bangs)]
 

@@ -125,7 +125,7 @@ def _judged_line(line: re.Match[str], task: _Task) -> StepScore | None:
     if sides is None or not (symbols(sides[0]) | symbols(sides[1])):
         return _judged_numbers(text, span, "numbers only")
     names = symbols(sides[0]) | symbols(sides[1])
-    if names != {task.symbol}:
+    if names != frozenset((task.symbol,)):
         return _step(span, Verdict.UNCHECKED, f"an equation in {', '.join(sorted(names))}")
     found = _solution(difference(*sides))
     if found == task:

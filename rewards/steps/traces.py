@@ -89,7 +89,7 @@ def _mark(rng: random.Random, index: int) -> str:
     return rng.choice((*marks, f"**Step {index + 1}.** ")) + rng.choice(_OPENERS)
 
 
-def _mistaken(rng: random.Random, value: int) -> int:
+def mistaken(rng: random.Random, value: int) -> int:
     """Another number, as slips make them: off by a little, a digit changed or two swapped."""
     digits = list(str(abs(value)))
     choices = [value + 1, value - 1, value + 10, value - 10, value + 2, value * 10]
@@ -113,7 +113,7 @@ def _operation(rng: random.Random, number: int) -> tuple[str, int]:
 
 def _plain(rng: random.Random, number: int, wrong: bool) -> _Written:
     left, value = _operation(rng, number)
-    value = _mistaken(rng, value) if wrong else value
+    value = mistaken(rng, value) if wrong else value
     left = left.replace(" ", "") if rng.random() < 0.3 else left
     sign = rng.choice(("*", "*", "x", "×"))
     left = left.replace("*", sign) if " " in left else left
@@ -123,13 +123,13 @@ def _plain(rng: random.Random, number: int, wrong: bool) -> _Written:
 def _brackets(rng: random.Random, number: int, wrong: bool) -> _Written:
     a, b, c = (rng.randrange(2, 20) for _ in range(3))
     value = number + a * (b - c)
-    value = _mistaken(rng, value) if wrong else value
+    value = mistaken(rng, value) if wrong else value
     return _Written(f"{number} + {a} * ({b} - {c}) = {value}", value)
 
 
 def _latex(rng: random.Random, number: int, wrong: bool) -> _Written:
     left, value = _operation(rng, number)
-    value = _mistaken(rng, value) if wrong else value
+    value = mistaken(rng, value) if wrong else value
     left = left.replace("*", rng.choice((r"\times", r"\cdot"))).replace("/", r"\div")
     opening, closing = rng.choice((("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$")))
     shown = rf"\boxed{{{value}}}" if rng.random() < 0.1 else str(value)
@@ -139,14 +139,14 @@ def _latex(rng: random.Random, number: int, wrong: bool) -> _Written:
 def _fractions(rng: random.Random, number: int, wrong: bool) -> _Written:
     first, second = (Fraction(rng.randrange(1, 9), rng.randrange(2, 9)) for _ in range(2))
     total = first + second
-    top = _mistaken(rng, total.numerator) if wrong else total.numerator
+    top = mistaken(rng, total.numerator) if wrong else total.numerator
     left = " + ".join(rf"\frac{{{f.numerator}}}{{{f.denominator}}}" for f in (first, second))
     return _Written(rf"${left} = \frac{{{top}}}{{{total.denominator}}}$", number)
 
 
 def _annotation(rng: random.Random, number: int, wrong: bool) -> _Written:
     left, value = _operation(rng, number)
-    value = _mistaken(rng, value) if wrong else value
+    value = mistaken(rng, value) if wrong else value
     inner = left.replace(" ", "")
     noun = rng.choice(_NOUNS)
     return _Written(f"the total is {left} = <<{inner}={value}>>{value} {noun}.", value)
@@ -154,54 +154,54 @@ def _annotation(rng: random.Random, number: int, wrong: bool) -> _Written:
 
 def _units(rng: random.Random, number: int, wrong: bool) -> _Written:
     noun, other = rng.choice(_NOUNS), rng.randrange(2, 90)
-    value = _mistaken(rng, number + other) if wrong else number + other
+    value = mistaken(rng, number + other) if wrong else number + other
     return _Written(f"{number} {noun} + {other} {noun} = {value} {noun}", value)
 
 
 def _money(rng: random.Random, number: int, wrong: bool) -> _Written:
     cents, count = rng.randrange(100, 9999), rng.randrange(2, 12)
-    value = _mistaken(rng, cents * count) if wrong else cents * count
+    value = mistaken(rng, cents * count) if wrong else cents * count
     shown = f"${value // 100:,}.{value % 100:02d}"
     return _Written(f"{count} * ${cents / 100:.2f} = {shown}", number)
 
 
 def _percent(rng: random.Random, number: int, wrong: bool) -> _Written:
     percent, base = rng.choice((5, 10, 20, 25, 50, 75)), rng.randrange(1, 30) * 20
-    value = _mistaken(rng, percent * base // 100) if wrong else percent * base // 100
+    value = mistaken(rng, percent * base // 100) if wrong else percent * base // 100
     return _Written(f"{percent}{rng.choice(('%', chr(92) + '%'))} of {base} = {value}", number)
 
 
 def _rounded(rng: random.Random, number: int, wrong: bool) -> _Written:
     divisor = rng.choice((3, 6, 7, 9))
     exact = round(number * 100 / divisor)
-    value = _mistaken(rng, exact) if wrong else exact
+    value = mistaken(rng, exact) if wrong else exact
     sign = rng.choice(("=", r"\approx", "≈"))
     return _Written(f"{number} / {divisor} {sign} {value // 100}.{value % 100:02d}", number)
 
 
 def _thousands(rng: random.Random, number: int, wrong: bool) -> _Written:
     first, second = rng.randrange(1000, 90000), rng.randrange(1000, 90000)
-    value = _mistaken(rng, first + second) if wrong else first + second
+    value = mistaken(rng, first + second) if wrong else first + second
     return _Written(f"{first:,} + {second:,} = {value:,} people", number)
 
 
 def _chain(rng: random.Random, number: int, wrong: bool) -> _Written:
     a, b = rng.randrange(2, 20), rng.randrange(2, 20)
-    middle = _mistaken(rng, number * a) if wrong else number * a
+    middle = mistaken(rng, number * a) if wrong else number * a
     value = middle + b
     return _Written(f"{number} * {a} + {b} = {middle} + {b} = {value}", value)
 
 
 def _aligned(rng: random.Random, number: int, wrong: bool) -> _Written:
     a, b = rng.randrange(2, 20), rng.randrange(2, 20)
-    value = _mistaken(rng, number + a - b) if wrong else number + a - b
+    value = mistaken(rng, number + a - b) if wrong else number + a - b
     body = rf"{number} + {a} - {b} &= {number + a} - {b} \\ &= {value}"
     return _Written(rf"\begin{{align*}} {body} \end{{align*}}", value)
 
 
 def _power(rng: random.Random, number: int, wrong: bool) -> _Written:
     base, exponent = rng.randrange(2, 13), rng.randrange(2, 4)
-    value = _mistaken(rng, base**exponent) if wrong else base**exponent
+    value = mistaken(rng, base**exponent) if wrong else base**exponent
     form = rng.choice((f"${base}^{exponent}", f"${base}^{{{exponent}}}"))
     return _Written(f"{form} = {value}$", number)
 
@@ -209,7 +209,7 @@ def _power(rng: random.Random, number: int, wrong: bool) -> _Written:
 def _variable(rng: random.Random, number: int, wrong: bool) -> _Written:
     # A name used once: a second value would make the scorer abstain, and rightly.
     name, a, b = rng.choice("kmnpqrstuvw"), rng.randrange(2, 12), rng.randrange(1, 30)
-    value = _mistaken(rng, a * number + b) if wrong else a * number + b
+    value = mistaken(rng, a * number + b) if wrong else a * number + b
     return _Written(f"{name} = {number}\nNow ${a}{name} + {b} = {value}$", value)
 
 

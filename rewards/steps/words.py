@@ -33,6 +33,14 @@ OPERATOR_WORDS = word_set(
 SCALING_WORDS = NUMBER_WORDS | OPERATOR_WORDS | {"of", "and", "a", "an"}
 """None of these is a unit."""
 
+COMPUTING_WORDS = word_set("times plus minus multiplied divided mod modulo remainder squared cubed")
+"""They go on computing even after a unit: `5 apples plus 3`."""
+
+JOINING_WORDS = word_set(
+    "of to from by over than times and or more less fewer out between through until"
+)
+"""After a number they change it only if another number follows: `3 to 5`, but `84 to go`."""
+
 LABEL_WORDS = word_set(
     "step case part problem question exercise example line equation eq section chapter figure "
     "table row column day week month year page pages grade level number no item option answer "
@@ -41,7 +49,8 @@ LABEL_WORDS = word_set(
 """A number after one of these is a name: "Step 1 - 2 + 3 = 5" is about 2 + 3."""
 
 TOTAL_WORDS = word_set(
-    "total totals cost costs amount price profit income salary revenue distance length width "
+    "total totals sum difference cost costs "
+    "amount price profit income salary revenue distance length width "
     "height area volume speed rate value sale sales expense expenses savings payment fee tip "
     "result weight age population"
 )

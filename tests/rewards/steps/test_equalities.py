@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotree.rewards.steps.comparison import judged
 from cotree.rewards.steps.equalities import equalities
 
 
@@ -30,6 +31,7 @@ def found(text: str) -> list[str]:
         ("8/2 = <<8/2=4>>4 cups", ["8/2 = <<8/2=4>>4", "8/2=4"]),
         ("5 apples + 3 apples = 8 apples", ["5 apples + 3 apples = 8"]),
         ("2 + 3 = 5\n- 7 apples are left", ["2 + 3 = 5"]),
+        ("Prices rose by 2 * 3 = 6 to a total of 4 + 6 = 10", ["2 * 3 = 6", "4 + 6 = 10"]),
     ],
 )
 def test_equalities_are_found_with_their_characters(text: str, expected: list[str]):
@@ -45,6 +47,9 @@ def test_equalities_are_found_with_their_characters(text: str, expected: list[st
         "Step 1 - 2 + 3 = 5",
         "2 + 3 = 5 hundred",
         "2 + 3 = 5 times 1",
+        "2 + 3 = 5 to 7",
+        "2 + 3 = 5 apples plus 3",
+        "5 multiplied by 3 + 4 = 9",
         "2 + 3 = 5x",
         "2 + 3 = 5_7",
         "2 + 3 = 5 ^ 1 +",
@@ -67,8 +72,6 @@ def test_equalities_are_found_with_their_characters(text: str, expected: list[st
     ],
 )
 def test_what_may_not_be_whole_is_left_alone(text: str):
-    from cotree.rewards.steps.comparison import judged
-
     verdicts = {judged(pair, {}).verdict.value for pair in equalities(text)}
     assert verdicts <= {"unchecked"}
 
