@@ -50,11 +50,28 @@ def members(node: Node) -> list[Named]:
     if own.name is not None:
         return [Named(own.name, each.value) for each in members(own.value)]
     if isinstance(own.value, Bracketed) and own.value.left == "{":
-        values = [each for item in own.value.items for each in members(item)]
-        return list(dict.fromkeys(values))  # a set holds nothing twice
+        return [each for item in own.value.items for each in members(item)]
     if own.value is not node:
         return members(own.value)
     return [Named(None, value) for value in both_signs(node)]
+
+
+def is_set(node: Node) -> bool:
+    """Whether braces are written, so that nothing counts twice."""
+    if isinstance(node, Relation):
+        return is_set(node.operands[-1])
+    return isinstance(node, Bracketed) and node.left == "{"
+
+
+def same_as_sets(reference: Sequence[Named], answer: Sequence[Named], same: Same) -> bool:
+    """Whether every value of one is a value of the other, however often it is written."""
+    if max(len(reference), len(answer)) > MAX_MATCHED:
+        return same_members(reference, answer, same)
+    return (
+        _names_fit(reference, answer)
+        and all(any(same(a.value, b.value) for b in answer) for a in reference)
+        and all(any(same(a.value, b.value) for a in reference) for b in answer)
+    )
 
 
 def same_members(reference: Sequence[Named], answer: Sequence[Named], same: Same) -> bool:

@@ -83,6 +83,8 @@ def is_interval(node: Node, *, round_is_interval: bool) -> bool:
     """Whether two items in brackets are the ends of an interval."""
     if not isinstance(node, Bracketed) or len(node.items) != 2 or node.left in "{<":
         return False
+    if any(isinstance(item, Bracketed) for item in node.items):
+        return False
     if node.left == "(" and node.right == ")":
         return round_is_interval or any(sign_of_infinity(item) for item in node.items)
     return True

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from cotree.rewards.equality.decimals import decimals_agree
 from cotree.rewards.equality.exact import rational
-from cotree.rewards.equality.listings import is_several, members, same_members
+from cotree.rewards.equality.listings import is_set, is_several, members, same_as_sets, same_members
 from cotree.rewards.equality.nodes import (
     BaseNumeral,
     Bracketed,
@@ -20,6 +20,7 @@ from cotree.rewards.equality.nodes import (
     Degrees,
     Listing,
     Matrix,
+    Negation,
     Node,
     Number,
     Percent,
@@ -28,6 +29,7 @@ from cotree.rewards.equality.nodes import (
     Quotient,
     Ratio,
     Relation,
+    Sum,
     Words,
 )
 from cotree.rewards.equality.ranges import describes_a_range, real_set
@@ -41,7 +43,7 @@ from cotree.rewards.equality.relations import (
 )
 from cotree.rewards.equality.scalar import Sameness, same_scalar
 from cotree.rewards.equality.series import written_out
-from cotree.rewards.equality.substitution import contains
+from cotree.rewards.equality.substitution import contains, rebuilt
 from cotree.rewards.equality.units import units_agree
 from cotree.rewards.equality.wording import same_words
 
@@ -79,8 +81,11 @@ class Comparison:
             self._level -= 1
 
     def _same_by_kind(self, reference: Node, answer: Node) -> bool:
-        if isinstance(reference, Quantity) or isinstance(answer, Quantity):
-            return self._same_quantity(reference, answer)
+        reference, answer = _sign_inside(reference), _sign_inside(answer)
+        wanted, found = _measured(reference), _measured(answer)
+        if wanted.unit or found.unit:
+            agree = not wanted.unit or not found.unit or units_agree(wanted.unit, found.unit)
+            return agree and self.same(wanted.value, found.value)
         for kinds, compare in self._by_kind():
             if kinds(reference) or kinds(answer):
                 return compare(reference, answer)
@@ -89,10 +94,10 @@ class Comparison:
     def _by_kind(self) -> tuple[tuple[Callable[[Node], bool], Callable[[Node, Node], bool]], ...]:
         """From the outermost structure inwards; the first kind that either side is decides."""
         return (
-            (_is(Matrix), self._same_matrix),
             (_is_range, self._same_range),
             (_is_equation, self._same_equation),
             (is_several, self._same_listing),
+            (_is(Matrix), self._same_matrix),
             (_is(Bracketed), self._same_point),
             (_is(Words), same_words),
             (_is(Ratio), self._same_ratio),
@@ -100,13 +105,6 @@ class Comparison:
             (_is(Percent), self._same_percent),
             (_is(Degrees), self._same_degrees),
         )
-
-    def _same_quantity(self, reference: Node, answer: Node) -> bool:
-        """A unit on one side is dropped; two different units of measure disagree."""
-        units = [node.unit for node in (reference, answer) if isinstance(node, Quantity)]
-        if len(units) == 2 and not units_agree(*units):
-            return False
-        return self.same(_without_unit(reference), _without_unit(answer))
 
     def _same_range(self, reference: Node, answer: Node) -> bool:
         left = real_set(reference, round_is_interval=True)
@@ -145,7 +143,8 @@ class Comparison:
             return self._same_point(reference, answer)
         if isinstance(answer, Bracketed) and answer.left != "{" and isinstance(reference, Listing):
             return self._same_point(reference, answer)
-        return same_members(members(reference), members(answer), self.same)
+        compare = same_as_sets if is_set(reference) or is_set(answer) else same_members
+        return compare(members(reference), members(answer), self.same)
 
     def _same_point(self, reference: Node, answer: Node) -> bool:
         """By position. Brackets count, unless one side leaves them out."""
@@ -264,8 +263,38 @@ def _is_equation(node: Node) -> bool:
     return isinstance(node, Relation) and set(node.comparisons) <= {"=", "approx"}
 
 
-def _without_unit(node: Node) -> Node:
-    return node.value if isinstance(node, Quantity) else node
+def _measured(node: Node) -> Quantity:
+    """A value and its unit, which is blank where there is none.
+
+    A unit on one side is dropped, and two different units of measure disagree; so `-5 cm` and
+    `3 + 2 cm` need their unit outside.
+    """
+    if isinstance(node, Quantity):
+        return node
+    found: set[str] = set()
+
+    def change(each: Node) -> Node | None:
+        if isinstance(each, Quantity):
+            found.add(each.unit)
+            return each.value
+        return None
+
+    if isinstance(node, Negation | Sum | Product | Quotient):
+        value = rebuilt(node, change)
+        if len(found) == 1:
+            return Quantity(value, found.pop())
+    return Quantity(node, "")
+
+
+def _sign_inside(node: Node) -> Node:
+    r"""`-5\%` as the percentage -5, `-5^\circ` as the angle."""
+    match node:
+        case Negation(Percent(value)):
+            return Percent(Negation(value))
+        case Negation(Degrees(value)):
+            return Degrees(Negation(value))
+        case _:
+            return node
 
 
 def _as_matrix(node: Node) -> Node:

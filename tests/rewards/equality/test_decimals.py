@@ -28,7 +28,7 @@ def test_the_worth_of_the_last_digit(text: str, place: Fraction | None):
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**6), st.integers(2, 6))
 @settings(derandomize=True, deadline=None)
-def test_a_fraction_agrees_with_its_rounding_and_not_with_the_neighbors(
+def test_a_fraction_agrees_with_its_rounding_and_not_with_its_neighbors(
     n: int, d: int, places: int
 ):
     value, scale = Fraction(n, d), 10**places

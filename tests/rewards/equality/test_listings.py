@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotree.rewards.equality.listings import MAX_MATCHED, is_several, members, same_members
+from cotree.rewards.equality.listings import (
+    MAX_MATCHED,
+    is_set,
+    is_several,
+    members,
+    same_as_sets,
+    same_members,
+)
 from cotree.rewards.equality.nodes import Node
 from cotree.rewards.equality.parser import parse
 
@@ -17,7 +24,7 @@ def equal(left: Node, right: Node) -> bool:
     ("text", "values"),
     [
         ("1, 2", ["1", "2"]),
-        (r"\{1, 2, 1\}", ["1", "2"]),
+        (r"\{1, 2, 1\}", ["1", "2", "1"]),
         ("x = 1, x = 2", ["x = 1", "x = 2"]),
         ("n = 1, 2", ["n = 1", "n = 2"]),
         (r"x \in \{1, 2\}", ["x = 1", "x = 2"]),
@@ -28,7 +35,7 @@ def equal(left: Node, right: Node) -> bool:
     ],
 )
 def test_members_with_their_names(text: str, values: list[str]):
-    assert [each for each in members(parse(text))] == [members(parse(v))[0] for v in values]
+    assert members(parse(text)) == [members(parse(v))[0] for v in values]
 
 
 @pytest.mark.parametrize("text", ["1, 2", r"\{1\}", r"\pm 2", r"x \in \{1\}", r"x = 1 \pm \sqrt2"])
@@ -66,6 +73,16 @@ def test_order_is_free_and_counts_matter(values: list[int], random):
 )
 def test_names_and_positions(left: str, right: str, same: bool):
     assert same_members(members(parse(left)), members(parse(right)), equal) is same
+
+
+def test_a_set_counts_nothing_twice():
+    twice, once = members(parse(r"\{1, 2, 1\}")), members(parse(r"\{2, 1\}"))
+    assert is_set(parse(r"x \in \{1, 2\}"))
+    assert not is_set(parse("1, 2"))
+    assert same_as_sets(twice, once, equal)
+    assert same_as_sets(once, twice, equal)
+    assert not same_as_sets(once, once[1:], equal)
+    assert not same_as_sets(once[1:], once, equal)
 
 
 def test_long_listings_are_compared_as_numbers():
