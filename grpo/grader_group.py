@@ -99,10 +99,11 @@ class RewardActor:
         """Makes the calls in order; why the actor was lost in the middle of one, or `None`."""
         limit = self._timeout_seconds
         wait = limit + (GRACE_SECONDS if self.forms[0].is_async else 0.0)
-        pending = [self._submit(call, items) for call in calls]  # it works on them one by one
-        for call, answer in zip(calls, pending, strict=True):
+        for call in calls:
+            # One at a time: an actor that dies takes answers along that it has given but not
+            # yet sent, and the blame for its death would fall on them.
             try:
-                outcomes, is_clean = ray.get(answer, timeout=wait)
+                outcomes, is_clean = ray.get(self._submit(call, items), timeout=wait)
             except ray.exceptions.GetTimeoutError:
                 self.close()
                 return Ungraded(Failure.TIMEOUT, f"no reward within {limit:g} s")
@@ -112,7 +113,7 @@ class RewardActor:
             deliver(call, outcomes)
             if not is_clean:
                 self.close()
-                return Ungraded(Failure.CRASH, "the actor was replaced after an earlier call")
+                self.ensure_ready()
         return None
 
     def close(self) -> None:

@@ -246,6 +246,7 @@ def _sample(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
             "value": reward.value,
             "reason": reward.reason,
             "breakdown": dict(reward.breakdown),
+            "status": reward.status,
         },
         "ungraded": None if graded else {"failure": reward.failure, "reason": reward.reason},
         "steps": [

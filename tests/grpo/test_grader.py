@@ -10,6 +10,7 @@ from cotree.grpo.config import Grading, RewardTerm
 from cotree.grpo.grader import Grader, GraderGroup, TooManyFailures
 from cotree.grpo.reward_terms import reward_terms
 from cotree.grpo.types import Completion, Problem, Rollout
+from cotree.rewards.combine import RewardFailedError
 from cotree.rewards.isolation import WorkerStartError
 from cotree.rewards.registry import Term
 from cotree.rewards.types import Failure, Reward, Ungraded
@@ -89,9 +90,48 @@ def test_too_many_failures_stop_the_run_with_counts_and_the_first_reason(moody: 
     grader = started(moody, max_failed_frac=0.4)
     grader.grade([sampled(0, "a", "b", "c"), sampled(1, "die", "throw")])  # 2 of 5 is the limit
     with pytest.raises(
-        TooManyFailures, match=r"2 of 4 .*\(2 crash of .*moody\).*max_failed_frac = 0.4.*exit code 3"
+        TooManyFailures,
+        match=r"2 of 4 .*\(2 crash of .*moody\).*max_failed_frac = 0.4.*exit code 3",
     ):
         grader.grade([sampled(0, "a", "b"), sampled(1, "die", "throw")])
+    grader.close()
+
+
+def test_failures_that_count_as_a_value_count_as_failures_too(moody: RewardTerm):
+    steps = RewardTerm(name="rewriting_steps")
+    valued = moody.model_copy(update={"on_error": "value", "error_value": -1.0})
+    grader = started(steps, valued, max_failed_frac=0.5)
+    (group,) = grader.grade([sampled(0, "a", "die", "throw", "b")])
+    assert [r.reward.breakdown[moody.name] for r in group.rollouts] == [1.0, -1.0, -1.0, 1.0]
+    with pytest.raises(TooManyFailures, match=r"2 of 3 completions .*\(2 crash of .*moody\)"):
+        grader.grade([sampled(0, "a", "die", "throw")])
+    grader.close()
+
+
+def test_a_reward_may_stop_the_run_at_its_first_failure(moody: RewardTerm):
+    grader = started(moody.model_copy(update={"on_error": "raise"}), max_failed_frac=1.0)
+    with pytest.raises(RewardFailedError, match=r"moody failed .crash.: ValueError: no such rule"):
+        grader.grade([sampled(0, "a", "throw")])
+    grader.close()
+
+
+def test_the_message_counts_failures_by_reward(moody: RewardTerm, tmp_path: Path):
+    (tmp_path / "vain.py").write_text("def vain(completion): return 'high'")
+    grader = started(moody, RewardTerm(name=f"{tmp_path}/vain.py:vain"), max_failed_frac=0.9)
+    with pytest.raises(TooManyFailures) as caught:
+        grader.grade([sampled(0, "a", "die")])
+    message = str(caught.value)
+    assert message.startswith("2 of 2 completions could not be graded (1 crash of ")
+    assert "moody, 2 invalid of " in message
+    assert "The first reason: " in message
+    grader.close()
+
+
+def test_completions_to_which_no_reward_applies_stop_the_run_like_failures(tmp_path: Path):
+    (tmp_path / "forgot.py").write_text("def forgot(completion): completion == '1'")
+    grader = started(RewardTerm(name=f"{tmp_path}/forgot.py:forgot"))
+    with pytest.raises(TooManyFailures, match=r"1 of 1 .*\(1 skipped\).*every function returned"):
+        grader.grade([sampled(0, "a")])
     grader.close()
 
 

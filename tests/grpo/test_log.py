@@ -122,7 +122,12 @@ def test_samples_carry_the_reward_its_reason_and_the_steps(tmp_path: Path):
         "num_tokens": 2,
         "stop_reason": "stop",
         "policy_version": 4,
-        "reward": {"value": 0.5, "reason": "answer=match", "breakdown": {"answer": 1.0}},
+        "reward": {
+            "value": 0.5,
+            "reason": "answer=match",
+            "breakdown": {"answer": 1.0},
+            "status": "ok",
+        },
         "ungraded": None,
         "steps": [{"span": [0, 1], "value": -1.0, "verdict": "refuted", "reason": "3, but 4"}],
     }
