@@ -7,9 +7,9 @@ from itertools import pairwise
 from cotree.rewards.equality.commands import FUNCTION_SPELLINGS, FUNCTIONS
 
 SHORT_WORDS = frozenset(
-    "pct no yes odd even not is are was the its for all any one two six ten per day mon tue wed thu "
+    "no yes odd even not is are was the its for all any one two six ten per day mon tue wed thu "
     "fri sat sun red nan dne nor who his her he she we it an to at by on of as if so cat dog man "
-    "men box car bus win won yen men few new old hot she him boy men".split()
+    "men box car bus win won yen men few new old hot she him boy men pct".split()
 )
 """Words of two or three letters that answers contain; the others are taken as products."""
 
