@@ -36,15 +36,15 @@ _GAP = re.compile(
 _OR = re.compile(r"\bor\b")
 _BLANK_LINE = re.compile(r"\n[ \t]{0,80}\n")
 
-_HASHES = re.compile(r"^####[ \t]+(?=(.))", re.MULTILINE)
+_HASHES = re.compile(r"^####[ \t]*(?=([^#\s]))", re.MULTILINE)
 
 # "answer" in the languages that common multilingual benchmarks are written in.
 _ANSWER = (
     r"(?:\b(?:answers?|ans|réponses?|respuesta|resposta|risposta|antwort|antwoord|odpowiedź"
     r"|odpověď|cevap|yanıt|svar|jawaban|đáp án|ответ|відповідь|απάντηση)\b"
-    r"|答案|答え|答|정답|답|الجواب|الإجابة|उत्तर|คำตอบ)"
+    r"|\bcorrect (?:option|choice)\b|答案|答え|答|정답|답|الجواب|الإجابة|پاسخ|उत्तर|คำตอบ)"
 )
-_IS = r"(?:(?:is|are|be|equals|est|es|é|è|ist|là|adalah)\b|是|为|為|は|는|은|है)"
+_IS = r"(?:(?:is|are|be|equals|est|es|é|è|ist|là|adalah)\b|是|为|為|は|는|은|है|هو|هي|คือ)"
 _PHRASE = re.compile(
     rf"{_ANSWER}[ \t*_]{{0,8}}(?:[^.\n:：$\\=]{{0,40}}?{_IS}[ \t*_]{{0,8}}[:：]?|[:：=])"
     rf"|{_ANSWER}[ \t*_]{{0,8}}\s{{0,8}}(?=\\\[|\\\(|\$)"
@@ -57,15 +57,22 @@ _REASON = re.compile(
 )
 _SAYS = re.compile(r"\b(?:is|are|was|be|equals|equal to|there is|there are)\s*:?\s")
 
+_ADVERB = re.compile(
+    r"(?:therefore|thus|hence|so|then|now|just|simply|only|probably|clearly|indeed|donc|also)\b,?\s"
+)
+# Letters of scripts that mathematics is not written in, so prose around an answer.
+_SCRIPT = "[\u0900-\u0965\u0970-\u0fff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af\u0621-\u065f]"
+_FOREIGN = re.compile(rf"^{_SCRIPT}[{_SCRIPT[1:-1]}\s]*|[{_SCRIPT[1:-1]}\s]*{_SCRIPT}$")
+
 _FORMULA = re.compile(r"\$[^$]{1,300}\$|\\\(.{1,300}?\\\)")
 _MATH = re.compile(r"\\.|\$\$?", re.DOTALL)
 _CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_WORD = re.compile(rf"(?<![\\A-Za-z])[A-Za-z]{{2,}}|{_SCRIPT}+")
 _FUNCTIONS = frozenset(
     ("and", "or", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "mod")
 )
-_NUMERAL = re.compile(r"[+\-−]?\$?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?\s?(?:\\?%)?")
+_NUMERAL = re.compile(r"[+\-−]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:\s?\\?%)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 
 
@@ -94,9 +101,9 @@ def extract(completion: str, order: Sequence[str] = ANCHORED) -> Extraction:
     - `hashes`: the last line that starts with `#### ` and a number (GSM8K's form).
     - `phrase`: what follows the last "answer is", "answer:" or `A:`, to the end of the sentence;
       without these, the only number or formula of the sentence before "I hope it is correct".
-    - `math`: the last `$...$`, `\(...\)` or `\[...\]`.
+    - `math`: the last `$...$`, `\(...\)` or `\[...\]`, with those joined to it as boxes are.
     - `bare`: the whole text if it is one short expression; else, on the last line, what is bold,
-      follows the last `=`, or is the only number.
+      the number behind the last `=`, the expression behind the last "is", or the only number.
 
     Only the text after the last `</think>` counts when there is one: a box in the reasoning is
     not yet an answer. Nor is what follows the mark of another turn (`<|im_start|>`).
@@ -150,8 +157,13 @@ def _boxed(text: str) -> str:
         for index, box in enumerate(found)
         if index + 1 == len(found) or found[index + 1].start >= box.end
     ]
-    contents, joint = [innermost[-1].content], ", "
-    for before, after in zip(innermost[-2::-1], innermost[:0:-1], strict=True):
+    return _joined(text, innermost)
+
+
+def _joined(text: str, spans: Sequence[Box]) -> str:
+    """The last span, with those before it that only commas, "and" or "or" keep apart."""
+    contents, joint = [spans[-1].content], ", "
+    for before, after in zip(spans[-2::-1], spans[:0:-1], strict=True):
         gap = text[before.end : after.start]
         if len(gap) > MAX_GAP_CHARS or not _GAP.fullmatch(gap) or _BLANK_LINE.search(gap):
             break
@@ -171,7 +183,8 @@ def _is_superseded(text: str) -> bool:
 def _answer_tag(text: str) -> str:
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
-    return text[start + len("<answer>") : end] if start >= 0 else ""
+    content = text[start + len("<answer>") : end] if start >= 0 else ""
+    return _phrase(content) or content
 
 
 def _hashes(text: str) -> str:
@@ -221,20 +234,26 @@ def _concluded(text: str) -> str:
 def _sentence(line: str) -> str:
     line = _HOPE.split(line, maxsplit=1)[0]
     line = _SENTENCE_END.split(line.strip(" \t*_`"), maxsplit=1)[0]
-    return _REASON.split(line, maxsplit=1)[0].strip(" \t*_`")
+    line = _REASON.split(line, maxsplit=1)[0].strip(" \t*_`")
+    if adverb := _ADVERB.match(line):
+        line = line[adverb.end() :]
+    return _FOREIGN.sub("", line).strip() or line
 
 
 def _math(text: str) -> str:
-    """The content of the last closed formula."""
+    """The content of the last closed formula, or of several side by side."""
     text = _HOPE.split(text, maxsplit=1)[0]
-    last, opening, start = "", "", 0
+    spans: list[Box] = []
+    opening: re.Match[str] | None = None
     for token in _MATH.finditer(text):
-        if not opening and token[0] in _CLOSING:
-            opening, start = token[0], token.end()
-        elif opening and token[0] == _CLOSING[opening]:
-            content = text[start : token.start()].strip()
-            last, opening = content or last, ""
-    return last
+        if opening is None:
+            opening = token if token[0] in _CLOSING else None
+        elif token[0] == _CLOSING[opening[0]]:
+            content = text[opening.end() : token.start()].strip()
+            if content:
+                spans.append(Box(opening.start(), token.end(), content))
+            opening = None
+    return _joined(text, spans) if spans else ""
 
 
 def _bare(text: str) -> str:
@@ -249,17 +268,27 @@ def _bare(text: str) -> str:
     if len(_NUMERAL.findall(result)) == 1:
         return _NUMERAL.findall(result)[0]
     sentences = [part for part in re.split(r"[.!?]\s|[。।]", line) if part.strip()]
-    numerals = _NUMERAL.findall(sentences[-1]) if sentences else []
+    if not sentences:
+        return ""
+    says = _SAYS.split(sentences[-1])
+    said = says[-1].strip(" .") if len(says) > 1 else ""
+    if said and not _words(said):
+        return said
+    numerals = _NUMERAL.findall(sentences[-1])
     return numerals[0] if len(numerals) == 1 else ""
 
 
 def _is_expression(text: str) -> bool:
-    words = [word for word in _WORD.findall(text) if word not in _FUNCTIONS]
+    words = _words(text)
     if not words:
         return True
     if text[:1].isalpha():
         return len(text.split()) == 1
     return len(words) <= 2
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if word not in _FUNCTIONS]
 
 
 _RULES: dict[str, Callable[[str], str]] = {

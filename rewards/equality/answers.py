@@ -22,7 +22,9 @@ CACHED_REFERENCES = 4096
 
 _LOOSE_SPACE = re.compile(r"(?<![a-z0-9]) | (?![a-z0-9])")
 
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,30},(?:[0-9]{1,2}|[0-9]{4,30})")
+_DECIMAL_COMMA = re.compile(
+    r"[+-]?(?:[0-9]{1,30},(?:[0-9]{1,2}|[0-9]{4,30})|[0-9]{1,3}(?:[ .'][0-9]{3}){1,9},[0-9]{1,30})"
+)
 
 
 class Outcome(StrEnum):
@@ -124,12 +126,13 @@ def _folded(text: str) -> str:
 
 def _same_with_decimal_comma(left: str, right: str) -> bool:
     """`1,22` is `1.22` in half of the world. Three digits behind a comma are thousands anywhere."""
-    if "," not in left and "," not in right:
+    if ("," in left) == ("," in right):
         return False
-    for one, other in ((left, right), (right, left)):
-        if _DECIMAL_COMMA.fullmatch(one) and one.replace(",", ".") == other:
-            return True
-    return False
+    one, other = (left, right) if "," in left else (right, left)
+    if not _DECIMAL_COMMA.fullmatch(one):
+        return False
+    whole, _, decimals = one.partition(",")
+    return "".join(c for c in whole if c not in " .'") + "." + decimals == other
 
 
 def _compare_choices(reference: str, answer: str) -> Compared | None:

@@ -67,7 +67,17 @@ from cotree.rewards.extract import LENIENT, boxes, extract
         ("Thus there are 12 of 13. I hope it is correct.", None, "none"),  # which one?
         ("The answer to the question is 5.", "5", "phrase"),
         ("the answer is $41$ or $42$.", "$41$ or $42$", "phrase"),  # a hedge stays one
+        ("The final answer is therefore 42.", "42", "phrase"),
+        ("The correct option is C.", "C", "phrase"),
+        ("<answer> The answer is 42 </answer>", "42", "answer_tag"),
+        ("####42", "42", "hashes"),
+        ("##### 42", None, "none"),
         ("Réponse : 12", "12", "phrase"),
+        ("La respuesta final es: 5", "5", "phrase"),
+        ("答えは 5 です。", "5", "phrase"),
+        ("답은 5입니다.", "5", "phrase"),
+        ("الجواب هو 5", "5", "phrase"),
+        ("उत्तर: 5", "5", "phrase"),
         ("答案是：12。", "12", "phrase"),
         (r"The answer is 9. \boxed{8}", "8", "boxed"),  # a box outranks a phrase
         (r"\boxed{} the answer is 4", "4", "phrase"),  # a blank box commits to nothing
@@ -86,6 +96,8 @@ def test_the_answer_and_the_rule_that_found_it(completion: str, answer: str | No
         (r"Therefore \(x \gt 5\) holds", r"x \gt 5", "math"),
         ("$$\n1 + 1\n$$", "1 + 1", "math"),
         (r"it costs \$5", "$5", "bare"),  # an escaped dollar sign opens nothing
+        ("so $x=1$ and $y=2$ hold", "x=1, y=2", "math"),
+        ("The point is (1,2).", "(1,2)", "bare"),
         ("3+2", "3+2", "bare"),
         ("17 square units", "17 square units", "bare"),
         ("first\n79 * 2 - 66 = 92", "92", "bare"),

@@ -18,6 +18,12 @@ EQUAL = {
         ("1024", "2**10"),
         ("5", "5.0"),
     ],
+    "a decimal comma is read where nothing else fits": [
+        ("1,22", "1.22"),
+        ("10.5", "10,5"),
+        ("1000.99", "1.000,99"),
+        ("1000.99", "1 000,99"),
+    ],
     "fractions are exact in every spelling": [
         ("1/3", r"\dfrac{1}{3}"),
         ("0.5", r"\frac12"),
@@ -194,6 +200,7 @@ DIFFERENT = {
         ("1000000", "1000000.0000001"),
         ("5.0", "5.04"),
     ],
+    "a comma before three digits groups": [("1.234", "1,234"), ("1,234", "1.234"), ("1,22", "122")],
     "a decimal must round to the reference": [
         ("16386.16", "16384.60"),
         ("3.14", "3.1"),
