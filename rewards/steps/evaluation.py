@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
-from itertools import product as combinations
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from cotree.rewards.steps.amounts import (
     Amount,
@@ -54,14 +53,20 @@ class Reading(NamedTuple):
 
 
 def readings(side: Sequence[Token]) -> list[Reading]:
-    """Every way to take the side's ambiguous pieces, the strict one first."""
+    """The strict reading, then those that take one kind of ambiguous piece otherwise."""
     kinds = {token.kind for token in side}
-    operators = {token.text for token in side if token.kind == "operator"}
-    percents = [Fraction(1, 100), Fraction(1)] if "percent" in kinds else [Fraction(1, 100)]
-    mixed = [True, False] if _has_mixed(side) else [True]
-    divisions: Sequence[Division] = get_args(Division) if "/" in operators else ("strict",)
-    bangs = [True, False] if "bang" in kinds else [True]
-    return [Reading(*choice) for choice in combinations(percents, mixed, divisions, bangs)]
+    strict = Reading()
+    found = [strict]
+    if "percent" in kinds:
+        found.append(strict._replace(percent=Fraction(1)))
+    if _has_mixed(side):
+        found.append(strict._replace(mixed=False))
+    if any(token.text == "/" for token in side):
+        found.append(strict._replace(division="covers_products"))
+        found.append(strict._replace(division="covers_quotients"))
+    if "bang" in kinds:
+        found.append(strict._replace(bang=False))
+    return found
 
 
 def amount(side: Sequence[Token], reading: Reading, assigned: Assignments) -> Amount:
