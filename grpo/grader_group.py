@@ -122,7 +122,7 @@ class RewardActor:
             ray.kill(self._actor)
             self._actor = None
 
-    def _submit(self, call: Call, items: Sequence[Item]) -> object:
+    def _submit(self, call: Call, items: Sequence[Item]) -> Any:  # noqa: ANN401 - Ray's reference
         chosen = [items[index] for index in call.items]
         alone = call._replace(items=tuple(range(len(chosen))))
         return self._actor.make.remote(alone, chosen, timeout_seconds=self._timeout_seconds)

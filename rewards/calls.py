@@ -103,7 +103,7 @@ class Caller:
                 returned = done[0]
             return _aligned(returned, items)
         except GraderError as error:
-            return [failed(error)] * len(items)
+            return [*[failed(error)] * len(items)]
         except self._fatal:
             raise
         except BaseException as error:  # process boundary: reported, not swallowed

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tempfile import TemporaryFile
 
 from cotree.rewards.channel import Channel, ChannelClosedError
+from cotree.rewards.outcomes import unpacked
 from cotree.rewards.plan import Call, Deliver, Form
 from cotree.rewards.signature import Item
 from cotree.rewards.types import Failure, Ungraded
@@ -128,10 +129,10 @@ class Child:
             for number, call in enumerate(calls):
                 limit = self._setup.timeouts[call.reward]
                 grace = GRACE_SECONDS if self.forms[call.reward].is_async else 0.0
-                answered, outcomes = self._channel.receive(timeout_seconds=limit + grace)
+                answered, sent = self._channel.receive(timeout_seconds=limit + grace)
                 if answered != number:
                     raise ChannelClosedError(f"call {number} got the answer to {answered}")
-                deliver(call, outcomes)
+                deliver(call, None if sent is None else [unpacked(found) for found in sent])
         except TimeoutError:
             # What a dead child started may hold the connection open.
             process = self._process

@@ -4,7 +4,7 @@ Done in the process that ran the function, so that nothing of its own types has 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Real
@@ -13,6 +13,9 @@ from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded, V
 
 Outcome = Reward | Ungraded | None
 """Of one reward function for one completion; `None`: the function does not apply to it."""
+
+Packed = tuple[float, str, Mapping[str, float], tuple[StepScore, ...], str] | Ungraded | None
+"""An outcome for sending: pickling a `Reward` takes twenty times as long as its fields."""
 
 MAX_REASON_CHARS = 1000
 """Reasons are logged and sent between processes, so a function cannot make them endless."""
@@ -43,6 +46,21 @@ def outcome(returned: object, completion: str) -> Outcome:
         return Ungraded(Failure.INVALID, f"it returned a malformed reward: {_shown(error)}")
 
 
+def packed(found: Outcome) -> Packed:
+    """The outcome as `unpacked` takes it."""
+    if isinstance(found, Reward):
+        return found.value, found.reason, found.breakdown, found.steps, found.status.value
+    return found
+
+
+def unpacked(sent: Packed) -> Outcome:
+    """The outcome that was packed."""
+    if isinstance(sent, tuple):
+        value, reason, breakdown, steps, status = sent
+        return Reward(value, reason, breakdown, steps, Status(status))
+    return sent
+
+
 def failed(error: BaseException) -> Ungraded:
     """The outcome of a call that raised: could not grade, with the place."""
     trace = error.__traceback__
@@ -62,9 +80,6 @@ def _shown(error: BaseException) -> str:
 
 
 def _reward(returned: object, completion: str) -> Reward:
-    number = _number(returned)
-    if number is not None:
-        return Reward(number, f"{number:g}")
     if isinstance(returned, Reward):
         parts = {str(name): _finite(part, "a part") for name, part in returned.breakdown.items()}
         return Reward(
@@ -74,6 +89,9 @@ def _reward(returned: object, completion: str) -> Reward:
             _checked_steps(returned.steps, completion),
             Status(returned.status),
         )
+    number = _number(returned)
+    if number is not None:
+        return Reward(number, f"{number:g}")
     if isinstance(returned, list | tuple) and all(isinstance(s, StepScore) for s in returned):
         steps = _checked_steps(returned, completion)
         value = min((step.value for step in steps), default=0.0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cotree.rewards.calls import Caller
 from cotree.rewards.channel import Channel
-from cotree.rewards.outcomes import Outcome
+from cotree.rewards.outcomes import Outcome, packed
 from cotree.rewards.plan import Call, Form, form_of
 from cotree.rewards.registry import Term, bound
 from cotree.rewards.signature import Item
@@ -86,7 +86,8 @@ def _serve(channel: Channel, caller: Caller, setup: Setup, work: Work) -> None:
             clean = False
         if os.getpid() != pid:
             os._exit(0)  # a function forked and returned in both: only the original may answer
-        channel.send((number, outcomes))
+        sent = None if outcomes is None else [packed(found) for found in outcomes]
+        channel.send((number, sent))
         if caller.has_leftovers or not clean:
             os._exit(0)  # not `return`: a plugin's threads or exit hooks could keep it alive
 

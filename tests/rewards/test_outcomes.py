@@ -1,13 +1,14 @@
 """Tests for rewards/outcomes.py."""
 
 import math
+import pickle
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from cotree.rewards.outcomes import MAX_REASON_CHARS, failed, outcome
+from cotree.rewards.outcomes import MAX_REASON_CHARS, Outcome, failed, outcome, packed, unpacked
 from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded, Verdict
 
 TEXT = "0123456789"
@@ -108,3 +109,15 @@ def test_an_exception_is_told_with_its_place():
     assert raising(KeyError("x")).failure is Failure.CRASH
     assert raising(KeyError("x")).reason.startswith(f"KeyError: 'x' in raising at {__file__}:")
     assert raising(MuteError()).reason.startswith("MuteError: (its message cannot be shown")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        Ungraded(Failure.CRASH, "lost"),
+        Reward(0.5, "half", {"part": 1.0}, (step(0, 1),), Status.PARSE_ERROR),
+    ],
+)
+def test_an_outcome_arrives_as_it_was_sent(found: Outcome):
+    assert unpacked(pickle.loads(pickle.dumps(packed(found)))) == found

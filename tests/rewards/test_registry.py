@@ -82,8 +82,8 @@ def test_options_are_checked_against_the_signature(tmp_path: Path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     name = f"{tmp_path}/mine.py:short"
     assert bound(Term(name, options={"limit": 3})).defaults == {"scale": 1.0}
-    with pytest.raises(RewardLookupError, match=r"no option 'limt' .did you mean 'limit'"):
-        bound(Term(name, options={"limt": 3}))
+    with pytest.raises(RewardLookupError, match=r"no option 'limits' .did you mean 'limit'"):
+        bound(Term(name, options={"limits": 3}))
 
 
 def test_a_file_with_one_public_function_needs_no_name(tmp_path: Path):
