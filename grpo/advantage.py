@@ -93,8 +93,9 @@ def process_advantages(
         A_it  = sum over k >= j of discount^(k - j) * v'_ik
 
     where j is the first step that ends at or after token t. So a token is credited with the step
-    it helped to write and, discounted, with those that follow, never with those before it. Equal
-    scores throughout a group give exactly zero.
+    it helped to write and, discounted, with those that follow, never with those before it. Steps
+    that end in the same token count as one, of their summed v'. Equal scores throughout a group
+    give exactly zero.
 
     `discount` 1 is the paper's sum. With scores that judge each step by itself, that sum pays a
     wrong step for the right ones after it, and a long completion for its length; 0 credits each
@@ -128,12 +129,13 @@ def process_advantages(
     for values, last_tokens, length, group in rollouts:
         mean, std = moments[group]
         per_token = torch.zeros(length, dtype=torch.float64)
+        ending: dict[int, float] = {}
+        for value, last in zip(values, last_tokens, strict=True):
+            ending[last] = ending.get(last, 0.0) + ((value - mean) / std if std > 0 else 0.0)
         credit = 0.0
-        first_tokens = [0, *(token + 1 for token in last_tokens[:-1])][: len(last_tokens)]
-        for value, first, last in reversed(
-            list(zip(values, first_tokens, last_tokens, strict=True))
-        ):
-            credit = discount * credit + ((value - mean) / std if std > 0 else 0.0)
+        first_tokens = [0, *(token + 1 for token in ending)][: len(ending)]
+        for first, last in reversed(list(zip(first_tokens, ending, strict=True))):
+            credit = discount * credit + ending[last]
             per_token[first : last + 1] = credit
         advantages.append(per_token)
     return advantages

@@ -165,6 +165,15 @@ def test_expected_gradients_against_the_true_one(size, surrogate):
     close("batch_mean", (size - 1) / size)  # likewise, with the batch as the group
 
 
+def test_steps_that_end_in_one_token_are_both_credited_to_it():
+    # mean 0, std sqrt((4 + 1 + 1) / 3) = sqrt(2): +2, -1 and -1. The last two end in token 2.
+    for discount in (0.0, 0.5, 1.0):
+        (got,) = process_advantages([[2.0, -1.0, -1.0]], [[1, 2, 2]], [4], [0], discount=discount)
+        late = -2 / math.sqrt(2)
+        early = 2 / math.sqrt(2) + discount * late
+        torch.testing.assert_close(got, torch.tensor([early, early, late, 0.0]).double())
+
+
 def test_process_numbers_by_hand():
     # One group, step values 1, 0 and -1: mean 0, population std sqrt(2/3), so v' = +-s, 0 with
     # s = sqrt(3/2). Rollout 0: steps end at tokens 1 (v = 1) and 3 (v = 0), T = 5.
@@ -200,16 +209,16 @@ def test_process_matches_the_papers_double_sum():
 
 
 def test_discount_zero_credits_each_token_with_its_own_step_alone():
-    # Values -1, 1, 1, -1: mean 0, std 1. Steps end at tokens 1, 3, 4 and 4 of 6: the last one has
-    # no token of its own, and token 5 is after all of them.
+    # Values -1, 1, 1, -1: mean 0, std 1. Steps end at tokens 1, 3, 4 and 4 of 6: the last two
+    # share token 4 (1 - 1 = 0), and token 5 is after all of them.
     (got,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=0.0)
-    assert got.tolist() == [-1.0, -1.0, 1.0, 1.0, 1.0, 0.0]
+    assert got.tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0, 0.0]
     # At 1 the wrong first step is paid for the right ones after it: -1 + 1 + 1 - 1 = 0.
     (summed,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=1.0)
     assert summed.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
-    # At 1/2: -1 + 1/2 + 1/4 - 1/8 = -3/8; 1 + 1/2 - 1/4 = 5/4; 1 - 1/2 = 1/2.
+    # At 1/2: -1 + 1/2 + 0 = -1/2; 1 + 0 = 1; 0.
     (half,) = process_advantages([[-1.0, 1.0, 1.0, -1.0]], [[1, 3, 4, 4]], [6], [0], discount=0.5)
-    assert half.tolist() == [-0.375, -0.375, 1.25, 1.25, 0.5, 0.0]
+    assert half.tolist() == [-0.5, -0.5, 1.0, 1.0, 0.0, 0.0]
 
 
 def test_equal_step_values_give_exactly_zero():
