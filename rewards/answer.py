@@ -6,6 +6,8 @@ there is no tolerance that a policy could learn to exploit.
 
 import re
 from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
 
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.parser import ParseError, parse
@@ -25,6 +27,13 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}")
 _LOOSE_SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")
 
 
+class _Reference(NamedTuple):
+    """A reference as read once."""
+
+    text: str
+    value: Fraction | None
+
+
 def answer(completion: str, problem: Problem) -> Reward:
     r"""Compares the extracted answer with the reference, exactly.
 
@@ -39,18 +48,14 @@ def answer(completion: str, problem: Problem) -> Reward:
     found = extract(completion)
     if found.answer is None:
         return Reward(0.0, "no_answer", status=Status.NO_ANSWER)
-    if equal(found.answer, problem.reference):
+    if _equals(found.answer, _reference(problem.reference)):
         return Reward(1.0, f"match ({found.rule})")
     return Reward(0.0, f"mismatch ({found.rule})")
 
 
 def equal(left: str, right: str) -> bool:
     """Whether two answers are the same rational number or, failing that, the same text."""
-    left, right = _plain(left), _plain(right)
-    if left == right:
-        return True
-    value = number(left)
-    return value is not None and value == number(right)
+    return _equals(left, _Reference(_plain(right), number(_plain(right))))
 
 
 def number(text: str) -> Fraction | None:
@@ -61,6 +66,20 @@ def number(text: str) -> Fraction | None:
         return rational(parse(text))
     except ParseError:
         return None
+
+
+def _equals(found: str, wanted: _Reference) -> bool:
+    text = _plain(found)
+    if text == wanted.text:
+        return True
+    return wanted.value is not None and number(text) == wanted.value
+
+
+@lru_cache(maxsize=4096)
+def _reference(reference: str) -> _Reference:
+    """References are few and come back with every completion of their group."""
+    text = _plain(reference)
+    return _Reference(text, number(text))
 
 
 def _plain(text: str) -> str:

@@ -44,7 +44,10 @@ _ANSWER = (
     r"|odpověď|cevap|yanıt|svar|jawaban|đáp án|ответ|відповідь|απάντηση)\b"
     r"|\bcorrect (?:option|choice)\b|答案|答え|答|정답|답|الجواب|الإجابة|پاسخ|उत्तर|คำตอบ)"
 )
-_IS = r"(?:(?:is|are|be|equals|est|es|é|è|ist|là|adalah)\b|是|为|為|は|는|은|है|هو|هي|คือ)"
+_IS = (
+    r"(?:(?:is|are|be|equals|est|es|é|è|ist"  # codespell:ignore ist
+    r"|là|adalah)\b|是|为|為|は|는|은|है|هو|هي|คือ)"
+)
 _PHRASE = re.compile(
     rf"{_ANSWER}[ \t*_]{{0,8}}(?:[^.\n:：$\\=]{{0,40}}?{_IS}[ \t*_]{{0,8}}[:：]?|[:：=])"
     rf"|{_ANSWER}[ \t*_]{{0,8}}\s{{0,8}}(?=\\\[|\\\(|\$)"

@@ -15,7 +15,8 @@ from typing import cast
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import Node, Number, Product, Sum, Symbol
 from cotree.rewards.equality.scalar import symbols
-from cotree.rewards.equality.substitution import children, rebuilt
+from cotree.rewards.equality.substitution import rebuilt
+from cotree.rewards.equality.walk import children
 
 DOTS = "..."
 """The name of the symbol that stands for an ellipsis."""
@@ -29,6 +30,11 @@ _SUBSCRIPT = re.compile(r"(?P<stem>[^_]+)_(?P<letter>[a-z])?(?P<offset>[+-]?[0-9
 
 class _NoPatternError(Exception):
     """The terms around the dots do not say how to go on."""
+
+
+def has_dots(*nodes: Node) -> bool:
+    """Whether any of the trees has an ellipsis in it."""
+    return any(DOTS in symbols(node) for node in nodes)
 
 
 def written_out(reference: Node, answer: Node) -> Iterator[tuple[Node, Node]]:

@@ -1,16 +1,11 @@
 r"""Reading and rebuilding trees: what they contain, renamed symbols, both signs of `\pm`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import cast
 
 from cotree.rewards.equality.nodes import Negation, Node, PlusMinus, Sum, Symbol
-
-
-def children(node: Node) -> Iterator[Node]:
-    """The nodes directly below, in the order of the fields."""
-    for field in fields(node):
-        yield from _nodes(getattr(node, field.name))
+from cotree.rewards.equality.walk import children
 
 
 def contains(node: Node, kinds: type | tuple[type, ...]) -> bool:
@@ -63,14 +58,6 @@ def _signed(sign: int) -> Callable[[Node], Node | None]:
         return right if node.left is None else Sum((rebuilt(node.left, change), right))
 
     return change
-
-
-def _nodes(value: object) -> Iterator[Node]:
-    if isinstance(value, tuple):
-        for item in cast("tuple[object, ...]", value):
-            yield from _nodes(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        yield cast("Node", value)
 
 
 def _rebuilt_value(value: object, change: Callable[[Node], Node | None]) -> object:

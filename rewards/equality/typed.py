@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
+from cotree.rewards.equality.approximation import far_apart
 from cotree.rewards.equality.decimals import decimals_agree
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.listings import is_set, is_several, members, same_as_sets, same_members
@@ -42,13 +43,13 @@ from cotree.rewards.equality.relations import (
     value_of_equation,
 )
 from cotree.rewards.equality.scalar import Sameness, same_scalar
-from cotree.rewards.equality.series import written_out
+from cotree.rewards.equality.series import has_dots, written_out
 from cotree.rewards.equality.substitution import contains, rebuilt
 from cotree.rewards.equality.units import units_agree
 from cotree.rewards.equality.wording import same_words
 
-MAX_SCALARS = 300
-"""Symbolic comparisons spent on one answer; a long listing of expressions needs n^2 of them."""
+MAX_SCALARS = 50
+"""Symbolic comparisons spent on one answer; expressions that differ at one point cost none."""
 MAX_LEVELS = 20
 """Points within sets within equations: deeper is no answer."""
 
@@ -217,6 +218,8 @@ class Comparison:
         decided = decimals_agree(reference, answer)
         if decided is not None:
             return decided
+        if not has_dots(reference, answer) and far_apart(reference, answer):
+            return False
         self._spend()
         if same_scalar(reference, answer) is Sameness.EQUAL:
             return True

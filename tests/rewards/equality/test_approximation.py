@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from cotree.rewards.equality.approximation import approximate
+from cotree.rewards.equality.approximation import approximate, far_apart
 from cotree.rewards.equality.parser import parse
 
 
@@ -33,3 +33,27 @@ def test_constants(text: str, value: float):
 )
 def test_what_has_no_real_value(text: str):
     assert approximate(parse(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("x + 1", "x + 2"), (r"\sqrt2", "1.4142135623"), (r"\frac{1}{2004!}", r"\frac{1}{2004! + 1}")],
+)
+def test_clear_differences_are_seen(left: str, right: str):
+    clear = left != r"\frac{1}{2004!}"  # too small a number, and too small a difference
+    assert far_apart(parse(left), parse(right)) is clear
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("(x+1)^2", "x^2+2x+1"),
+        (r"\sin^2 x + \cos^2 x", "1"),
+        ("10^{30} + x - 10^{30}", "x"),
+        (r"\sqrt{-1-x^2}", "x"),  # no real value
+        ("9^{9^{9}}", "1"),  # beyond the bounds
+        (r"\sum_{k=1}^{190}\sum_{j=1}^{190} k j", "1"),
+    ],
+)
+def test_equal_and_unknown_values_are_not_apart(left: str, right: str):
+    assert not far_apart(parse(left), parse(right))
