@@ -13,8 +13,11 @@ _CHOICE = re.compile(
     r"(?P<tail>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_CLOSING = re.compile(r"^(?:[\s)\]}.:*$~]|\\[ ,;:!]|\\q?quad\b)*")
 _ANOTHER = re.compile(r"(?<![A-Za-z])[(\[]?[A-J][)\].:]?(?![A-Za-z0-9_^])|\bor\b")
 _OPERATOR = re.compile(r"[-+*/^=<>_(\[|,;!']|\\(?:times|cdot|frac|cup|cap|in|l|g|pm|sqrt)")
+_BINARY = re.compile(r"[+*/^=<>_|,;!']|- |\\(?:times|cdot|cup|cap|in|le|ge|lt|gt|ne|pm)(?![a-z])")
+"""What shows algebra behind a letter and a space: `(D) - 3`, but not `(D) -3`."""
 
 MAX_CHARS = 400
 """Longer texts choose nothing."""
@@ -34,15 +37,19 @@ def choice(text: str) -> Choice | None:
     match = _CHOICE.fullmatch(" ".join(_WRAPPER.sub(" ", text).split()))
     if match is None:
         return None
-    tail = match["tail"].strip()
     letter = match["round"] or match["square"] or match["plain"]
-    # `C + 1` and `C x` are algebra; a choice's text needs a mark between.
-    if tail == "." or (not match["plain"] and not letter.isupper() and tail):
-        tail = "" if tail == "." else tail
-    if tail and (match["plain"] and not match["stop"]):
+    tail = match["tail"].strip().removesuffix(".")
+    if match["plain"] and (letter.islower() or (tail and not match["stop"])):
+        return None  # `c` is a variable, and `C x` a product
+    algebra = _BINARY if match["tail"].startswith(" ") else _OPERATOR
+    if tail and (algebra.match(tail) or _ANOTHER.search(tail)):
         return None
-    if tail and (_OPERATOR.match(tail) or _ANOTHER.search(tail)):
-        return None
-    if match["plain"] and not letter.isupper():
-        return None
-    return Choice(letter.upper(), tail)
+    return Choice(letter.upper(), _as_written(text, letter) if tail else "")
+
+
+def _as_written(text: str, letter: str) -> str:
+    """The text behind the letter, braces and all."""
+    start = re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", text)
+    tail = text[start.end() :] if start else ""
+    tail = _CLOSING.sub("", tail).strip()
+    return tail.removesuffix("}") if tail.count("}") > tail.count("{") else tail

@@ -15,7 +15,8 @@ from cotree.rewards.equality.relations import named
 from cotree.rewards.equality.scalar import symbols
 from cotree.rewards.equality.substitution import substituted
 
-_NUMBER_SETS = frozenset({"integers", "naturals", "rationals", "reals"})
+_NUMBER_SETS = frozenset({"integers", "naturals", "rationals", "reals", "Z", "N", "Q", "R"})
+"""As constants and, where somebody wrote `k \\in Z`, as plain letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ def _member_of_numbers(node: Node) -> str | None:
         return None
     name, numbers = node.operands
     numbers = numbers.base if isinstance(numbers, Power) else numbers
-    if not isinstance(name, Symbol) or not isinstance(numbers, Constant):
+    if not isinstance(name, Symbol) or not isinstance(numbers, Constant | Symbol):
         return None
-    return name.name if numbers.name in _NUMBER_SETS else None
+    return name.name if numbers.name.partition("_")[0] in _NUMBER_SETS else None
 
 
 def _with_conditions(parts: _Parts) -> _Parts:

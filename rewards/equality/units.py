@@ -36,6 +36,8 @@ _SYNONYMS = {
     "gbp": "£ gbp",
     "deg": "degree deg",
     "rad": "radian rad",
+    "am": "am",
+    "pm": "pm",
 }
 _UNIT = {
     spelling: unit
@@ -46,6 +48,7 @@ _UNIT = {
 _SQUARE = re.compile(r"\b(?:square|sq)\b|\bsquared\b|²")
 _CUBIC = re.compile(r"\b(?:cubic|cu|cubed)\b|³")
 _WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|rm|operatorname|hbox)\b|[{}]|\\[,;:! ]")
+_MERIDIEM = re.compile(r"\b([ap])\.\s?m\b\.?")
 _TOKEN = re.compile(r"[a-z]+|[$€£¢/]|\^?-?[0-9]+")
 
 
@@ -54,7 +57,7 @@ def unit_name(text: str) -> str | None:
 
     Words that measure nothing ("apples", "units") are no units; an answer may add or drop them.
     """
-    text = _WRAPPER.sub(" ", text).lower()
+    text = _MERIDIEM.sub(r"\1m", _WRAPPER.sub(" ", text).lower())
     power = "2" if _SQUARE.search(text) else "3" if _CUBIC.search(text) else ""
     text = _CUBIC.sub(" ", _SQUARE.sub(" ", text))
     parts: list[str] = []

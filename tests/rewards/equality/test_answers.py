@@ -164,6 +164,7 @@ EQUAL = {
         ("B", "B. 12"),
         ("(B)", r"\textbf{(B)}\ 12"),
         (r"\textbf{(B)}\ 12", "12"),
+        (r"\textbf{(D) }\frac{1}{3}", r"\frac13"),
     ],
     "ratios are proportions": [("3:4", "6:8"), ("1 : (4/3)", r"\frac34"), ("1:2:3", "2:4:6")],
     "a numeral keeps its base, which may go unsaid": [

@@ -12,6 +12,7 @@ from cotree.rewards.equality.answers import Outcome, compare
         (r"2k\pi, k \in \mathbb{Z}", r"2n\pi", True),
         (r"x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}", r"\frac{\pi}{2} + n\pi", True),
         (r"2k\pi, k \in \mathbb{Z}", r"n\pi, n \in \mathbb{Z}", False),
+        (r"2k\pi, k \in Z", r"2n\pi, n \in \mathbb{Z}", True),
         (r"2k\pi", r"2n\pi", False),  # nobody says that it is a parameter
         (r"a_n = 2n-1, n \in \mathbb{N}", "a_n = 2n - 1", True),
         (r"x \in \mathbb{R}", r"\mathbb{R}", True),

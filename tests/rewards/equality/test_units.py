@@ -21,6 +21,8 @@ from cotree.rewards.equality.units import unit_name, units_agree
         ("miles per hour", "mi/h"),
         ("$", "$"),
         ("dollars", "$"),
+        (r"\text{ a.m.}", "am"),
+        ("PM", "pm"),
         ("apples", None),
         ("units", None),
         ("square units", None),
