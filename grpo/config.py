@@ -145,7 +145,7 @@ class RewardTerm(Strict):
 
 
 class Grading(Strict):
-    """Where reward functions run and what happens when one fails."""
+    """Where reward functions run, what happens when one fails, and how they become one reward."""
 
     workers: PositiveInt = 1
     """Child processes; each is killed and replaced when a reward function hangs or crashes."""
@@ -155,6 +155,9 @@ class Grading(Strict):
     """Address-space limit of a child process."""
     max_failed_frac: Annotated[float, Field(ge=0, le=1)] = 0.2
     """A step in which a reward function failed on a larger share of rollouts stops the run."""
+    combination: Literal["sum", "product", "minimum"] = "sum"
+    """Of several rewards: the weighted sum; the product, where one that is 0 takes the others with
+    it (a format that gates); or the lowest, which the others cannot make up for."""
 
 
 # --- the inference engine --------------------------------------------------------------------
@@ -341,4 +344,17 @@ class Pipeline(Strict):
                 raise ValueError(
                     f"grading.{name} = {value} has no effect: no reward has executor = "
                     f"{' or '.join(sorted(wanted))}. Drop it, or change an executor."
+                )
+        combination = self.grading.combination
+        if combination == "sum":
+            return
+        if len(self.rewards) == 1:
+            raise ValueError(
+                f'grading.combination = "{combination}" has no effect on a single reward; drop it.'
+            )
+        for term in self.rewards:
+            if term.weight != 1:
+                raise ValueError(
+                    f"weight = {term.weight:g} of {term.name!r} has no effect with "
+                    f'grading.combination = "{combination}"; drop it, or sum.'
                 )

@@ -46,7 +46,7 @@ def training_charts(
         *_policy_charts(rows),
         *_update_charts(rows),
         Chart(
-            "Left out or cut short",
+            "Left out, cut short or unanswered",
             "share",
             _left_out(rows, rollouts_per_round=rollouts_per_round),
             percent=True,
@@ -209,7 +209,12 @@ def phase_table(rows: Sequence[Row]) -> list[dict[str, float | str | None]]:
 
 
 def _left_out(rows: Sequence[Row], *, rollouts_per_round: int | None) -> dict[str, Points]:
-    found = curves(rows, {"completion/truncated_frac": "cut at the token limit"})
+    labels = {
+        "completion/truncated_frac": "cut at the token limit",
+        "status/no_answer_frac": "no answer",
+        "status/parse_error_frac": "answer cannot be read",
+    }
+    found = curves(rows, labels)
     constant: list[tuple[int, float]] = []
     ungraded: list[tuple[int, float]] = []
     for row in rows:

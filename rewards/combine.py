@@ -1,31 +1,41 @@
-"""The weighted sum of several rewards, with their step scores side by side."""
+"""One reward out of several, with their step scores side by side."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 from cotree.rewards.outcomes import Outcome
 from cotree.rewards.registry import Term
 from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded
+
+Combination = Literal["sum", "product", "minimum"]
+"""How the values of several rewards become one."""
 
 
 class RewardFailedError(RuntimeError):
     """A reward whose `on_error` is `raise` failed."""
 
 
-def combine(terms: Sequence[Term], outcomes: Sequence[Outcome]) -> Reward | Ungraded:
+def combine(
+    terms: Sequence[Term], outcomes: Sequence[Outcome], *, combination: Combination = "sum"
+) -> Reward | Ungraded:
     """One reward out of the outcome of every term, failures treated as `on_error` says.
 
-        value = sum over terms that apply of weight * value
+        sum      sum over terms that apply of weight * value
+        product  product of their values: one that is 0 takes the others with it
+        minimum  the lowest of their values: one that is low cannot be made up for
 
     Args:
         terms: what was asked for.
         outcomes: of each term in the same order; `None` where the term does not apply.
+        combination: which of the three. Weights enter the sum and the values of steps only.
 
     Returns:
-        The sum; `breakdown` holds the values before weights of the terms that apply; `steps` those
-        of all terms in the order of the text, values times weight; `reason` is `name=reason` of
-        each term; `status` that of the first term that has another than `ok`. `Ungraded` when a
+        `breakdown` holds the values before weights of the terms that apply; `steps` those of all
+        terms in the order of the text, values times weight; `reason` is `name=reason` of each term;
+        `status` that of the first term that has another than `ok`. `Ungraded` when a
         term failed and its `on_error` is `mask`, when no term applies, or when steps of two terms
         overlap, so that a token would be charged twice.
 
@@ -58,18 +68,19 @@ def combine(terms: Sequence[Term], outcomes: Sequence[Outcome]) -> Reward | Ungr
         return masked
     if not applied:
         return Ungraded(Failure.SKIPPED, "no reward applies: every function returned None")
-    return _sum(applied, " ".join(reasons), failed)
+    return _combined(applied, " ".join(reasons), failed, combination)
 
 
-def _sum(
-    applied: Sequence[tuple[Term, Reward]], reason: str, failed: dict[str, Failure]
+def _combined(
+    applied: Sequence[tuple[Term, Reward]],
+    reason: str,
+    failed: dict[str, Failure],
+    combination: Combination,
 ) -> Reward | Ungraded:
     breakdown: dict[str, float] = {}
     steps: list[StepScore] = []
     status = Status.OK
-    total = 0.0
     for term, reward in applied:
-        total += term.weight * reward.value
         breakdown[term.name] = reward.value
         for part, value in reward.breakdown.items():
             breakdown[f"{term.name}.{part}"] = value
@@ -83,4 +94,9 @@ def _sum(
                 f"steps of two rewards overlap: {first.span} ({first.reason}) and {second.span} "
                 f"({second.reason}); let one reward score steps, or make the spans disjoint.",
             )
-    return Reward(total, reason, breakdown, tuple(steps), status, failed)
+    values = [reward.value for _, reward in applied]
+    if combination == "sum":
+        value = math.fsum(term.weight * reward.value for term, reward in applied)
+    else:
+        value = math.prod(values) if combination == "product" else min(values)
+    return Reward(value, reason, breakdown, tuple(steps), status, failed)

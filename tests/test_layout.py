@@ -196,6 +196,12 @@ def test_tests_mirror_the_sources():
             assert any(name == s or name.startswith(f"{s}_") for s in sources), path
 
 
+def test_test_files_have_names_of_their_own():
+    # pytest imports them by name alone, and refuses a second one.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_every_folder_with_code_is_packaged():
     # A folder that pyproject.toml does not list works from a checkout and is missing in a wheel.
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -70,6 +70,19 @@ def test_grading_settings_that_no_reward_uses_are_refused(
         assert getattr(Pipeline.model_validate(settings).grading, name) == value
 
 
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([{"name": "answer"}], "no effect on a single reward"),
+        ([{"name": "answer"}, {"name": "format", "weight": 0.5}], "weight = 0.5 of 'format' has"),
+    ],
+)
+def test_a_product_of_one_reward_or_with_weights_is_refused(rewards: list[object], message: str):
+    settings = {**BASE, "rewards": rewards, "grading": {"combination": "product"}}
+    with pytest.raises(ValidationError, match=message):
+        Pipeline.model_validate(settings)
+
+
 def test_defaults_may_be_written_down_where_they_have_no_effect():
     # The saved configuration of a run holds them, and a resumed run loads it.
     settings = {

@@ -40,9 +40,11 @@ def test_shares_that_were_left_out_have_their_own_denominators():
         "ungraded/timeout": 2,
         "ungraded/crash": 3,
         "sampling/rounds": 2,
+        "status/no_answer_frac": 0.125,
     }
-    left_out = charts_of([row])["Left out or cut short"].curves
+    left_out = charts_of([row])["Left out, cut short or unanswered"].curves
     assert left_out == {
+        "no answer": [(1, 0.125)],
         "groups with equal rewards": [(1, 0.25)],
         "could not be graded": [(1, 0.25)],
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotree.rewards.combine import RewardFailedError, combine
+from cotree.rewards.combine import Combination, RewardFailedError, combine
 from cotree.rewards.outcomes import Outcome
 from cotree.rewards.registry import Term
 from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded, Verdict
@@ -92,6 +92,18 @@ def test_a_failure_may_stop_the_run_whatever_other_terms_say():
     terms = (Term("answer"), LATE), (Term("judge", on_error="raise"), LATE)
     with pytest.raises(RewardFailedError, match=r"judge failed \(timeout\).*\"mask\" would"):
         summed(*terms)
+
+
+@pytest.mark.parametrize(
+    ("combination", "value"), [("sum", 1.0), ("product", -0.25), ("minimum", -0.5)]
+)
+def test_values_may_be_multiplied_or_the_lowest_taken(combination: Combination, value: float):
+    # 0.5 + 1 - 0.5 = 1; 0.5 * 1 * -0.5 = -0.25; the lowest is -0.5
+    terms = [Term("answer"), Term("format"), Term("steps")]
+    outcomes = [Reward(0.5, ""), Reward(1.0, ""), Reward(-0.5, "")]
+    reward = combine(terms, outcomes, combination=combination)
+    assert isinstance(reward, Reward)
+    assert reward.value == value
 
 
 def test_every_term_must_have_an_outcome():
