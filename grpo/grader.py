@@ -91,8 +91,9 @@ class Grader:
             for completion in completions
         ]
         outcomes = self._outcomes(items)
-        results = [combine(self._terms, found, combination=self._grading.combination)
-            for found in outcomes]
+        results = [
+            combine(self._terms, found, combination=self._grading.combination) for found in outcomes
+        ]
         self._refuse_too_many_failures(outcomes, results)
         rewards = iter(results)
         return [
