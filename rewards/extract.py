@@ -105,8 +105,9 @@ def extract(completion: str, order: Sequence[str] = ANCHORED) -> Extraction:
     - `phrase`: what follows the last "answer is", "answer:" or `A:`, to the end of the sentence;
       without these, the only number or formula of the sentence before "I hope it is correct".
     - `math`: the last `$...$`, `\(...\)` or `\[...\]`, with those joined to it as boxes are.
-    - `bare`: the whole text if it is one short expression; else, on the last line, what is bold,
-      the number behind the last `=`, the expression behind the last "is", or the only number.
+    - `bare`: the last line if it is one short expression, with a unit perhaps; else what is bold in
+      it, the number behind its last `=`, or the expression behind its last "is". A number in a
+      sentence is no answer.
 
     Only the text after the last `</think>` counts when there is one: a box in the reasoning is
     not yet an answer. Nor is what follows the mark of another turn (`<|im_start|>`).
@@ -268,17 +269,17 @@ def _bare(text: str) -> str:
     if bold:
         return bold[-1]
     result = line.rpartition("=")[2] if "=" in line else ""
-    if len(_NUMERAL.findall(result)) == 1:
+    if len(_NUMERAL.findall(result)) == 1 and len(_words(result)) <= 1:
         return _NUMERAL.findall(result)[0]
+    if _is_expression(line):
+        return line
     sentences = [part for part in re.split(r"[.!?]\s|[。।]", line) if part.strip()]
     if not sentences:
         return ""
     says = _SAYS.split(sentences[-1])
     said = says[-1].strip(" .") if len(says) > 1 else ""
-    if said and not _words(said):
-        return said
-    numerals = _NUMERAL.findall(sentences[-1])
-    return numerals[0] if len(numerals) == 1 else ""
+    counted = _NUMERAL.match(said) is not None and _is_expression(said)
+    return said if counted or not _words(said) else ""
 
 
 def _is_expression(text: str) -> bool:

@@ -14,11 +14,15 @@ from cotree.rewards.equality.domains import without_domains
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import BaseNumeral, Node
 from cotree.rewards.equality.parser import ParseError, parse
+from cotree.rewards.equality.readings import explained, reading
 from cotree.rewards.equality.text import clean
 from cotree.rewards.equality.typed import Comparison, TooMuchWorkError, kind
 
 CACHED_REFERENCES = 4096
 """References are few and come back with every completion of their group; answers do not."""
+
+MIN_COMMAS = 2
+"""Of a reference that may be read as a list of numbers because the answer is one."""
 
 _LOOSE_SPACE = re.compile(r"(?<![a-z0-9]) | (?![a-z0-9])")
 
@@ -68,14 +72,15 @@ def compare(reference: str, answer: str) -> Compared:
         return chosen
     if _same_with_decimal_comma(gold.text, text):
         return Compared(Outcome.EQUAL, "exact")
-    found = _read(answer, text)
+    gold, found = _reread(gold, _read(answer, text))
     if gold.tree is None or found.tree is None:
         return _compare_texts(gold, found)
     left, right = rational(gold.tree), rational(found.tree)
     if left is not None and left == right and not isinstance(gold.tree, BaseNumeral):
         return Compared(Outcome.EQUAL, "exact")
     try:
-        equal = Comparison().same(*without_domains(gold.tree, found.tree))
+        sides = explained(*without_domains(gold.tree, found.tree))
+        equal = Comparison().same(*sides)
     except TooMuchWorkError as error:
         return Compared(Outcome.UNREADABLE, kind(gold.tree), str(error))
     return Compared(Outcome.EQUAL if equal else Outcome.DIFFERENT, kind(gold.tree))
@@ -109,6 +114,16 @@ def _read(raw: str, text: str) -> _Read:
         return _Read(text, parse(raw))
     except ParseError as error:
         return _Read(text, None, str(error))
+
+
+def _reread(gold: _Read, found: _Read) -> tuple[_Read, _Read]:
+    """Both sides, where one is ambiguous as the other suggests to read it."""
+    pairs = ((found, gold.tree), (gold, found.tree))
+    texts = [reading(side.text, side.tree, other) for side, other in pairs]
+    found = found if texts[0] == found.text else _read(texts[0], texts[0])
+    # A reference such as `1,234` is never two numbers because an answer would have it so.
+    grouped = texts[1] == gold.text or texts[1].count(",") < MIN_COMMAS
+    return (gold if grouped else _read(texts[1], texts[1])), found
 
 
 def _compare_texts(gold: _Read, found: _Read) -> Compared:

@@ -11,15 +11,22 @@ from cotree.rewards.equality.nodes import (
     Listing,
     Matrix,
     Node,
+    Piecewise,
     Quotient,
+    Relation,
     SetBuilder,
 )
-from cotree.rewards.equality.tokens import END
+from cotree.rewards.equality.tokens import END, Token
 
 Joined = Literal["and", "or"]
 SEPARATORS = frozenset({",", "connector", "newline"})
 _CLOSES = {"(": (")", "]"), "[": ("]", ")", "["), "]": ("[", "]", ")")}
-_LISTS = frozenset({"cases", "align", "align*", "aligned", "gathered", "gather*", "split"})
+_LISTS = frozenset(
+    {"cases", "dcases", "rcases", "align", "align*", "aligned", "alignedat", "gathered", "gather"}
+    | {"gather*", "split"}
+)
+_SYSTEMS = _LISTS | {"array", "matrix"}
+"""Behind a brace, the rows of these are a system too."""
 
 
 class Brackets(Cursor, ABC):
@@ -95,8 +102,12 @@ class Brackets(Cursor, ABC):
         return Bracketed("<", ">", tuple(found))
 
     def set_braces(self) -> Node:
-        r"""From `\{`: a set by its elements or by a condition."""
+        r"""From `\{`: a set by its elements or by a condition, or the rows of a system."""
         self.advance()
+        if self.kind == "begin" and self.token.text in _SYSTEMS:
+            rows = self.environment(system=True)
+            self.accept("set}")
+            return rows
         if self.accept("set}"):
             return Bracketed("{", "}", ())
         return self._set("set}")
@@ -158,11 +169,12 @@ class Brackets(Cursor, ABC):
         name = FENCE_FUNCTIONS[opening]
         return _absolute(inner) if name == "abs" else Call(name, (inner,))
 
-    def environment(self) -> Node:
+    def environment(self, *, system: bool = False) -> Node:
         r"""From `\begin`: a matrix, or the rows of a system."""
         opening = self.advance()
         self.fences.append("environment")
-        node = self._rows() if opening.text in _LISTS else self._matrix(opening.text)
+        listed = system or opening.text in _LISTS
+        node = self._rows() if listed else self._matrix(opening.text)
         self.fences.pop()
         closing = self.expect("close")
         if closing.text != opening.text:
@@ -170,12 +182,59 @@ class Brackets(Cursor, ABC):
         return node
 
     def _rows(self) -> Node:
-        at = self.index
-        while self.tokens[at].kind not in ("close", END):
+        """Equations side by side, or values with the conditions under which they hold."""
+        self._drop_alignment()
+        found: list[Node] = []
+        pieces: list[tuple[Node, Node]] = []
+        joined: Joined = "and"
+        while self.kind not in ("close", END):
+            row, conditional, joined = self._row(joined)
+            if conditional and len(row) > 1:
+                condition = row[1] if len(row) == 2 else Listing(tuple(row[1:]))
+                pieces.append((row[0], condition))
+            else:
+                found += row
+            self.accept("newline")
+        if pieces and not found:
+            return Piecewise(tuple(pieces))
+        if pieces or not found:
+            raise self.error("rows that are all equations, or all values with their conditions")
+        return found[0] if len(found) == 1 else Listing(tuple(found), joined)
+
+    def _row(self, joined: Joined) -> tuple[list[Node], bool, Joined]:
+        """The items of a row, and whether those behind the first are its conditions."""
+        row: list[Node] = []
+        conditional = False
+        while self.kind not in ("newline", "close", END):
+            row += [self.relation(), *self._pending_conditions()]
+            while self.kind in ("&", ",", "connector"):
+                token = self.advance()
+                if token.kind == "connector" and len(row) == 1:
+                    conditional = conditional or token.text == "if"
+                elif token.kind == "&":
+                    conditional = True
+                joined = "or" if token.text == "or" else joined
+        if len(row) == 2 and not isinstance(row[0], Relation):
+            conditional = conditional or isinstance(row[1], Relation)
+        return row, conditional, joined
+
+    def _drop_alignment(self) -> None:
+        """Removes each `&` of this environment that only aligns: beside a relation or a row's end.
+
+        Those that stay separate a value from its condition.
+        """
+        ends = ("relation", "newline", "close", "&", "begin", ",", "connector")
+        kept: list[Token] = []
+        at, depth = self.index, 0
+        while self.tokens[at].kind != END and (depth or self.tokens[at].kind != "close"):
+            token = self.tokens[at]
+            depth += {"begin": 1, "close": -1}.get(token.kind, 0)
+            previous = kept[-1].kind if kept else "begin"
+            aligns = previous in ends or self.tokens[at + 1].kind in ends
+            if depth or token.kind != "&" or not aligns:
+                kept.append(token)
             at += 1
-        cells = self.tokens[self.index : at]
-        self.tokens[self.index : at] = [token for token in cells if token.kind != "&"]
-        return self.listing()
+        self.tokens[self.index : at] = kept
 
     def _matrix(self, name: str) -> Node:
         rows: list[tuple[Node, ...]] = []
@@ -188,6 +247,8 @@ class Brackets(Cursor, ABC):
                 break
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise self.error("matrix rows of equal length")
+        if all(len(row) == 1 and isinstance(row[0], Relation) for row in rows):
+            return Listing(tuple(row[0] for row in rows)) if len(rows) > 1 else rows[0][0]
         return Matrix(tuple(rows), determinant=name == "vmatrix")
 
 

@@ -59,7 +59,7 @@ ELLIPSES = frozenset({"ldots", "cdots", "dots", "dotsc", "dotsb", "vdots", "ddot
 
 TEXT_WRAPPERS = frozenset(
     "text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname "
-    "emph textsc operatorname* mathop".split()
+    "emph textsc textmd textsl mathtt mathnormal operatorname* mathop".split()
 )
 LETTER_WRAPPERS = frozenset(
     "mathbf boldsymbol bm mathit mathsf mathcal mathfrak mathscr pmb vec hat bar overline dot ddot "
@@ -71,7 +71,11 @@ NAMERS = frozenset({"angle", "triangle", "measuredangle", "odot", "square", "Box
 DROPPED = frozenset(
     "displaystyle textstyle scriptstyle limits nolimits rm bf it sf tt boldmath hline centering "
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm "
-    "therefore nonumber notag mathstrut relax allowbreak nobreak".split()
+    "therefore nonumber notag mathstrut relax allowbreak nobreak tiny scriptsize footnotesize "
+    "small normalsize large Large LARGE huge Huge bfseries itshape mdseries upshape rmfamily "
+    "sffamily ttfamily normalfont selectfont strut ensuremath smash mathord mathbin mathrel "
+    "mathopen mathclose mathinner centerline checkmark blacksquare qed qedsymbol noindent par "
+    "because hfil unboldmath protect null".split()
 )
 SPACES = frozenset(
     ", ; : > ! quad qquad enspace enskip thinspace medspace thickspace negthinspace nobreakspace "
@@ -89,7 +93,7 @@ SPELLINGS = {
 
 ENVIRONMENTS = frozenset(
     "pmatrix bmatrix Bmatrix vmatrix Vmatrix matrix smallmatrix psmallmatrix bsmallmatrix array "
-    "cases align align* aligned gathered gather* split".split()
+    "cases dcases rcases align align* aligned alignedat gathered gather gather* split".split()
 )
 STRUCTURE = frozenset(
     "frac sqrt binom choose begin end pmod bmod mod div over pm mp circ to text hspace vspace "

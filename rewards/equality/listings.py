@@ -10,10 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cotree.rewards.equality.exact import rational
-from cotree.rewards.equality.nodes import Bracketed, Listing, Node, PlusMinus, Relation
+from cotree.rewards.equality.nodes import (
+    Bracketed,
+    Listing,
+    Node,
+    PlusMinus,
+    Relation,
+    Symbol,
+    Words,
+)
 from cotree.rewards.equality.relations import Named, Same, named, same_named, same_names
 from cotree.rewards.equality.substitution import both_signs, contains
 
+_UNKNOWNS = frozenset({"x", "y", "z", "t", "k", "m", "n", "r", "lambda", "theta"})
+"""`a_1, a_2` are members of a sequence, in which the order counts."""
 MAX_MATCHED = 100
 """Longer listings are compared only as numbers."""
 
@@ -63,6 +73,14 @@ def is_set(node: Node) -> bool:
     return isinstance(node, Bracketed) and node.left == "{"
 
 
+def hedges(reference: Node, answer: Node) -> bool:
+    """Whether the answer says "Ann or Ben" where "Ann and Ben" was asked for."""
+    if not isinstance(reference, Listing) or not isinstance(answer, Listing):
+        return False
+    worded = any(isinstance(item, Words) for item in reference.items)
+    return worded and (reference.joined, answer.joined) == ("and", "or")
+
+
 def same_as_sets(reference: Sequence[Named], answer: Sequence[Named], same: Same) -> bool:
     """Whether every value of one is a value of the other, however often it is written."""
     if max(len(reference), len(answer)) > MAX_MATCHED:
@@ -80,7 +98,7 @@ def same_members(reference: Sequence[Named], answer: Sequence[Named], same: Same
         return False
     if len(reference) > MAX_MATCHED:
         return _same_numbers(reference, answer)
-    if _are_distinct(reference):
+    if _are_distinct(reference) and not _are_roots([*reference, *answer]):
         if _are_distinct(answer):
             return _matched(reference, answer, same, by_name=True)
         if all(each.name is None for each in answer):
@@ -110,6 +128,19 @@ def _matched(
 def _are_distinct(values: Sequence[Named]) -> bool:
     names = [each.name for each in values]
     return len(names) > 1 and None not in names and len(set(names)) == len(names)
+
+
+def _are_roots(values: Sequence[Named]) -> bool:
+    """Whether the names are one unknown's, told apart by numbers: `x_1 = 2, x_2 = 3`."""
+    stems: set[str] = set()
+    for each in values:
+        if not isinstance(each.name, Symbol):
+            return False
+        stem, _, number = each.name.name.partition("_")
+        if not number.isdigit():
+            return False
+        stems.add(stem)
+    return len(stems) == 1 and stems <= _UNKNOWNS
 
 
 def _names_fit(reference: Sequence[Named], answer: Sequence[Named]) -> bool:

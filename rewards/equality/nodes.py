@@ -197,6 +197,13 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Piecewise:
+    r"""The rows of `\begin{cases}` as pairs of a value and the condition under which it holds."""
+
+    rows: tuple[tuple[Node, Node], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """`a < b <= c`: operands and what stands between them; `a = b` has two operands."""
 
@@ -227,5 +234,6 @@ Node = (
     | Listing
     | SetOperation
     | Matrix
+    | Piecewise
     | Relation
 )

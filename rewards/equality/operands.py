@@ -84,7 +84,8 @@ class Operands(Applications):
             kind = self.kind
             node = ungrouped(node)
             if kind == "_":
-                raise self.error("no subscript on this operand")
+                node = self._in_base(node)
+                continue
             if kind == "^" and self.ahead(1) != "circ" and not self._braced_degree():
                 self.advance()
                 node = Power(node, self.script())
@@ -135,7 +136,7 @@ class Operands(Applications):
         token = self.advance()
         if self.kind == "_":
             self.advance()
-            return self._basenumeral(token)
+            return self._basenumeral(token.text)
         value = numeral(token)
         whole = plain_integer(value)
         if whole is None or self.kind not in ("frac", "number"):
@@ -162,15 +163,24 @@ class Operands(Applications):
                     return Sum((value, part))
         raise self.error("an operator between two numbers")
 
-    def _basenumeral(self, digits: Token) -> Node:
-        braced = self.accept("{")
+    def _basenumeral(self, digits: str) -> Node:
+        r"""From behind the subscript sign of `1011_2`, `1011_{(2)}` or `1011_{\text{two}}`."""
+        closing = [mark for mark in ("{", "(") if self.accept(mark)]
         base = self.expect("number", "words")
         text = "".join(c for c in base.text if c.isdigit())
-        if braced:
-            self.expect("}")
-        if not digits.text.isalnum() or not text or len(text) > 2:
+        for mark in reversed(closing):
+            self.expect({"{": "}", "(": ")"}[mark])
+        if not digits.isalnum() or not text or len(text) > 2:
             raise self.error("digits and a base of one or two digits")
-        return BaseNumeral(digits.text, int(text))
+        return BaseNumeral(digits, int(text))
+
+    def _in_base(self, node: Node) -> Node:
+        """From the subscript sign on: `(1101)_2`."""
+        whole = plain_integer(node)
+        if whole is None or whole >= 10**60:
+            raise self.error("no subscript on this operand")
+        self.advance()
+        return self._basenumeral(str(whole))
 
     def _symbol(self) -> Node:
         start = self.index

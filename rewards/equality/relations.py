@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cotree.rewards.equality.approximation import approximate
+from cotree.rewards.equality.chains import commits, exact_member
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import (
     BigOperator,
@@ -49,9 +50,11 @@ def named(node: Node) -> Named:
 
     Of a chain `x = 5 + 6 = 11` the last exact member counts; what follows `\approx` only if
     nothing but a name stands before it. `5 = x` is `x = 5`. An equation that gives no name, such
-    as `x + y = 3`, is its own value.
+    as `x + y = 3`, is its own value, and so is a chain that contradicts itself (`commits`).
     """
     if not isinstance(node, Relation) or not set(node.comparisons) <= {"=", "approx"}:
+        return Named(None, node)
+    if not commits(node):
         return Named(None, node)
     exact = list(node.operands)
     if "approx" in node.comparisons:
@@ -60,7 +63,7 @@ def named(node: Node) -> Named:
         if is_name(exact[0]):
             return Named(exact[0], node.operands[-1])
         return Named(None, exact[0])
-    first, last = exact[0], exact[-1]
+    first, last = exact[0], exact_member(exact)
     if is_name(first):
         return Named(first, last)
     if is_name(last) and not symbols(first):
@@ -91,13 +94,13 @@ def is_name(node: Node) -> bool:
     Sums, signs and coefficients do not name: `x + y = 3` and `2x = 6` are equations.
     """
     match node:
-        case Symbol() | Words():
+        case Symbol() | Words() | BigOperator():
             return True
         case Bracketed("(", ")", items):
             return all(is_name(item) for item in items)
         case Call(_, arguments):
             return contains(node, (Symbol, Words)) or not _is_known_call(node) or not arguments
-        case Number() | Negation() | Sum() | PlusMinus() | Constant() | Relation() | BigOperator():
+        case Number() | Negation() | Sum() | PlusMinus() | Constant() | Relation():
             return False
         case _:
             return contains(node, (Symbol, Words)) and not contains(
@@ -108,8 +111,8 @@ def is_name(node: Node) -> bool:
 def same_names(left: Node, right: Node) -> bool:
     """Whether two names may stand for one quantity.
 
-    `f(x)` and `f(n)` are one function; `y` and `f(x)` both name a function's value. Two plain
-    symbols must be the same.
+    `f(x)` and `f(n)` are one function, `a_n` and `a_k` one sequence; `y` and `f(x)` both name a
+    function's value; `S` may be short for `S_{ABC}`. Otherwise two symbols must be the same.
     """
     if left == right:
         return True
@@ -118,6 +121,8 @@ def same_names(left: Node, right: Node) -> bool:
             return left.name == right.name and len(left.arguments) == len(right.arguments)
         case (Call(), Symbol()) | (Symbol(), Call()):
             return True
+        case Symbol(a), Symbol(b):
+            return _same_subscripted(a, b)
         case Words(a), Words(b):
             return a.lower().split() == b.lower().split()
         case _:
@@ -133,6 +138,10 @@ def same_named(reference: Named, answer: Named, same: Same) -> bool:
     value = answer.value
     if isinstance(reference.name, Call) and isinstance(answer.name, Call):
         value = _renamed(value, answer.name.arguments, reference.name.arguments)
+    elif isinstance(reference.name, Symbol) and isinstance(answer.name, Symbol):
+        old, new = _index(answer.name.name), _index(reference.name.name)
+        if old and new and old != new:
+            value = _renamed(value, (Symbol(old),), (Symbol(new),))
     return value is not None and same(reference.value, value)
 
 
@@ -157,6 +166,19 @@ def same_inequality(reference: Relation, answer: Relation) -> bool:
         return False
     sign = _sign_of_ratio(left[0], right[0])
     return sign is not None and sign > 0
+
+
+def _same_subscripted(left: str, right: str) -> bool:
+    first, second = left.partition("_"), right.partition("_")
+    if first[0] != second[0]:
+        return False
+    return not first[2] or not second[2] or bool(_index(left) and _index(right))
+
+
+def _index(name: str) -> str:
+    """The letter below a symbol that runs over a sequence: n for `a_n`; blank if there is none."""
+    below = name.partition("_")[2]
+    return below if len(below) == 1 and below.isalpha() and below.islower() else ""
 
 
 def _is_known_call(node: Call) -> bool:

@@ -23,7 +23,10 @@ _SIZED = re.compile(
     r"\\(left|right|middle|[bB]igg?)([lrm]?)(?![A-Za-z])\s*(\\[|]|[|.]|\\[lr]?[vV]ert(?![A-Za-z]))?"
 )
 _SWITCH = re.compile(r"\{\s*\\(?:rm|bf|it|sf|tt|text|mathrm)(?![A-Za-z{])\s*")
-_SIZE_ARGUMENT = re.compile(r"\\(?:hspace|vspace|color|tag|label|phantom|hphantom)\*?\{[^{}]*\}")
+_SIZE_ARGUMENT = re.compile(
+    r"\\(?:[hv]space|(?:text|page)?color|colorbox|tag|label|[hv]?phantom|raisebox|style|class)\*?"
+    r"(?:\[[a-zA-Z]{1,10}\])?\s*\{[^{}]*\}"
+)
 _COMMAND = re.compile(r"\\(?:\\|[A-Za-z]+\*?|[^A-Za-z])")
 _THIN_GROUP = re.compile(
     r"(?<=[0-9])(?:\\,|,\\!|\\!,|\{,\}\\!|\{,\\!\}|\{ \}|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))"
@@ -31,6 +34,21 @@ _THIN_GROUP = re.compile(
 _DECIMAL_BRACE = re.compile(r"(?<=[0-9])\{([.,])\}(?=[0-9])")
 _BRACED_GROUP = re.compile(r"(?<=[0-9])\{,\}\s*(?=[0-9]{3}(?![0-9]))")
 _SPACES = re.compile(r"\s+")
+_QUOTES = {'"': '"', "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "'": "'"}
+_ANNOUNCED = re.compile(
+    r"(?P<open>\\(?:text(?:bf|rm|it)?|mathrm|mathbf|mbox)\{)?\s?(?:(?:so|thus|hence|therefore),? )?"
+    r"(?:the )?(?:final |correct |right )?(?:answers?|ans|result)(?: is| are)?"
+    r"(?:(?<= is)|(?<= are)|\s?[:=])\s?:?(?P<close>\s?\})?\s?(?=.)",
+    re.IGNORECASE,
+)
+_MERIDIEM = re.compile(r"(?<=[0-9 {])([ap])\. ?m\b\.?", re.IGNORECASE)
+_ABBREVIATED = re.compile(r"(?<=[A-Za-z]{2})\.(?= [0-9A-Za-z])")
+_CHOOSE = re.compile(
+    r"(?:\{ ?\} ?|(?<![A-Za-z0-9)}\]]))[_^] ?(?:\{([A-Za-z0-9]{1,9})\}|([A-Za-z0-9])) ?"
+    r"(?:\\(?:mathrm|text|rm) ?)?\{?C\}? ?_ ?(?:\{([A-Za-z0-9]{1,9})\}|([A-Za-z0-9]))"
+)
+_LABELS = re.compile("(?<=[\u2460-\u2473])(?=[\u2460-\u2473])")
+_LABEL = re.compile("[\u2460-\u2473]")
 
 
 def clean(text: str) -> str:
@@ -44,6 +62,7 @@ def clean(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return text
+    text = _unquoted(text.strip(" \n"))
     if not text.isascii():
         text = _fold_unicode(text)
     if not text.isprintable():
@@ -57,7 +76,7 @@ def clean(text: str) -> str:
         # A dollar sign that is a currency was kept as `\$` above; these only delimit.
         text = re.sub(r"(?<!\\)\$", " ", text)
     text = _SPACES.sub(" ", text.replace("~", " ")).strip()
-    return _without_final_marks(text)
+    return _without_words_around(_without_final_marks(text))
 
 
 def _without_final_marks(text: str) -> str:
@@ -65,18 +84,56 @@ def _without_final_marks(text: str) -> str:
         text = text[2:-2].strip()
     if text.startswith("`") and text.endswith("`"):
         text = text.strip("`")
+    if text.endswith("\\"):
+        # What is left of `\ ` and of a line break at the end.
+        text = text.rstrip("\\ ")
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     return text
+
+
+def _unquoted(text: str) -> str:
+    """A text in quotation marks without them."""
+    closing = _QUOTES.get(text[:1], "")
+    inner = text[1:-1]
+    if len(text) < 3 or not closing or not text.endswith(closing):
+        return text
+    return text if text[0] in inner or closing in inner else inner
+
+
+def _without_words_around(text: str) -> str:
+    r"""The text without `The answer is` in front, and with `a.m.` as `am`, `ft.` as `ft`."""
+    announced = _ANNOUNCED.match(text)
+    if announced and bool(announced["open"]) >= bool(announced["close"]):
+        opening = "" if announced["close"] else announced["open"] or ""
+        text = opening + text[announced.end() :]
+    if "." in text:
+        text = _MERIDIEM.sub(r"\1m", text)
+        text = _ABBREVIATED.sub("", text)
+    if "C" in text and "_" in text:
+        text = _CHOOSE.sub(_chosen, text)
+    return text
+
+
+def _chosen(match: re.Match[str]) -> str:
+    r"""`{}^6C_2` as `\binom{6}{2}`."""
+    return rf"\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}"
 
 
 def _fold_unicode(text: str) -> str:
     text = _RAISED.sub(lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = _LOWERED.sub(lambda m: f"_{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = _VULGAR.sub(lambda m: vulgar_fraction(m[0]), text)
+    # Enclosed numerals are labels, of statements say, and no digits: each is an item of a list.
+    text = _LABELS.sub(",", text)
+    text = _LABEL.sub(lambda m: rf" \odot_{{{_label(m[0])}}} ", text)
     # Twice: mathematical alphanumerics such as an italic pi become letters only through NFKC.
     text = unicodedata.normalize("NFKC", text.translate(MATHS)).translate(MATHS)
     return ascii_digits(text)
+
+
+def _label(character: str) -> str:
+    return unicodedata.normalize("NFKC", character)
 
 
 def _restored_command(match: re.Match[str]) -> str:

@@ -47,9 +47,13 @@ _TEXT_BODY = re.compile(r"\s*\{([^{}]*)\}")
 _ENVIRONMENT = re.compile(r"\s*\{\s*([a-zA-Z]+\*?)\s*\}")
 _COLUMNS = re.compile(r"\s*(?:\[[a-z]\])?\s*\{[clr| ]*\}")
 _UNIT_TAIL = re.compile(r"(?:\^\{?[0-9]\}?)?(?:/[A-Za-z]+(?:\^\{?[0-9]\}?)?)?")
+_LISTED = re.compile(r"[A-Za-z] ?[,;] ?[A-Za-z]| (?:and|or) ")
 _NESTED = re.compile(r"\s*\{")
-_BASE = re.compile(r"\(?\s*(?:in\s+)?base[- ]*([0-9]+|two|three|eight|ten)\s*\)?", re.IGNORECASE)
-_BASE_WORDS = {"two": "2", "three": "3", "eight": "8", "ten": "10"}
+_BASE = re.compile(r"\(?\s*(?:in\s+)?base[- ]*([0-9]+|[a-z]+)\s*\)?", re.IGNORECASE)
+_BASE_WORDS = {
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
+    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
+}  # fmt: skip
 _PLAIN_PHRASE = re.compile(r"[^0-9=+<>\\^_|{}*]*")
 _OPERAND_ENDS = frozenset({"number", "symbol", "constant", ")", "}", "]", "!"})
 _CLOSERS = frozenset({")", "]", "}"})
@@ -125,7 +129,9 @@ class _Scanner:
             self._open.pop()
 
     def _number(self, text: str, start: int, stop: int, offset: int, spaced: bool) -> int:
-        if any(sign != "argument" for sign in self._open):
+        listed = text[start - 1 : start] == "," and len(self.tokens) > 1
+        listed = listed and self.tokens[-2].kind == "number"  # `98,99,100` is no grouped number
+        if listed or any(sign != "argument" for sign in self._open):
             match = _UNGROUPED.match(text, start)
             assert match is not None  # every grouped numeral begins with an ungrouped one
             stop = match.end()
@@ -181,8 +187,19 @@ class _Scanner:
             return stop + digits
         return stop
 
+    def _follows_a_value(self) -> bool:
+        return bool(self.tokens) and self.tokens[-1].kind in ("number", ")", "}", "constant")
+
+    def _is_read(self, body: str, following: str) -> bool:
+        r"""Whether a text is more than words: `\text{3 or 4}`, or `\text{Ann, Bob}` on its own."""
+        if body.isdigit() or (len(body) > 1 and not _PLAIN_PHRASE.fullmatch(body)):
+            return True
+        if self.tokens and self.tokens[-1].kind not in (",", "connector"):
+            return False
+        return _LISTED.search(body) is not None and not following.strip(" .}")
+
     def _is_unit(self, run: str, following: str) -> bool:
-        if not self.tokens or self.tokens[-1].kind not in ("number", ")", "}", "constant"):
+        if not self._follows_a_value():
             return False
         if run in vocabulary.FUNCTION_UNITS:
             return following in ("", ",", ";", "/", "^", ".")
@@ -247,10 +264,17 @@ class _Scanner:
         body, position = match[1].strip(), offset + start
         bare = body.strip(" ().,:;").lower()
         spaced = True
-        if base := _BASE.fullmatch(body):
-            digits = _BASE_WORDS.get(base[1].lower(), base[1])
+        base = _BASE.fullmatch(body)
+        digits = _BASE_WORDS.get(base[1].lower(), base[1]) if base else ""
+        below = self.tokens and self.tokens[-1].kind == "_"
+        below = below or (len(self.tokens) > 1 and self.tokens[-2].kind == "_")
+        if digits.isdigit():
             self.add("_", "_", position)
             self.add("number", digits, position)
+        elif below and bare in _BASE_WORDS:
+            self.add("number", _BASE_WORDS[bare], position)
+        elif body in vocabulary.FUNCTION_UNITS and self._follows_a_value():
+            self.add("words", body, position, spaced)
         elif bare in vocabulary.CONNECTORS:
             self.add("connector", vocabulary.CONNECTORS[bare], position, spaced)
         elif name := vocabulary.function_name(body):
@@ -259,7 +283,7 @@ class _Scanner:
             pass
         elif body in ("e", "i", "d") and text.startswith(("\\mathrm", "\\operatorname"), start):
             self.add("symbol", body, position, spaced)
-        elif len(body) > 1 and not _PLAIN_PHRASE.fullmatch(body):
+        elif self._is_read(body, text[match.end() :]):
             self.scan(f" {body} ", offset + match.start(1))
         else:
             self.add("words", body, position, spaced)

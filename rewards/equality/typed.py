@@ -11,9 +11,17 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from cotree.rewards.equality.approximation import far_apart
+from cotree.rewards.equality.chains import equal_names, spread
 from cotree.rewards.equality.decimals import decimals_agree
 from cotree.rewards.equality.exact import rational
-from cotree.rewards.equality.listings import is_set, is_several, members, same_as_sets, same_members
+from cotree.rewards.equality.listings import (
+    hedges,
+    is_set,
+    is_several,
+    members,
+    same_as_sets,
+    same_members,
+)
 from cotree.rewards.equality.nodes import (
     BaseNumeral,
     Bracketed,
@@ -25,15 +33,18 @@ from cotree.rewards.equality.nodes import (
     Node,
     Number,
     Percent,
+    Piecewise,
     Product,
     Quantity,
     Quotient,
     Ratio,
     Relation,
     Sum,
+    Symbol,
     Words,
 )
 from cotree.rewards.equality.ranges import describes_a_range, real_set
+from cotree.rewards.equality.readings import measured_as
 from cotree.rewards.equality.realsets import same_sets
 from cotree.rewards.equality.relations import (
     named,
@@ -44,6 +55,7 @@ from cotree.rewards.equality.relations import (
 )
 from cotree.rewards.equality.scalar import Sameness, same_scalar
 from cotree.rewards.equality.series import has_dots, written_out
+from cotree.rewards.equality.shapes import as_matrix, brackets, coordinates, is_matrix
 from cotree.rewards.equality.substitution import contains, rebuilt
 from cotree.rewards.equality.units import units_agree
 from cotree.rewards.equality.wording import same_words
@@ -84,9 +96,14 @@ class Comparison:
     def _same_by_kind(self, reference: Node, answer: Node) -> bool:
         reference, answer = _sign_inside(reference), _sign_inside(answer)
         wanted, found = _measured(reference), _measured(answer)
+        if wanted.unit and not found.unit:
+            found = measured_as(answer, wanted.unit) or found
+        elif found.unit and not wanted.unit:
+            wanted = measured_as(reference, found.unit) or wanted
         if wanted.unit or found.unit:
             agree = not wanted.unit or not found.unit or units_agree(wanted.unit, found.unit)
             return agree and self.same(wanted.value, found.value)
+        reference, answer = _spread_beside(reference, answer), _spread_beside(answer, reference)
         for kinds, compare in self._by_kind():
             if kinds(reference) or kinds(answer):
                 return compare(reference, answer)
@@ -98,7 +115,8 @@ class Comparison:
             (_is_range, self._same_range),
             (_is_equation, self._same_equation),
             (is_several, self._same_listing),
-            (_is(Matrix), self._same_matrix),
+            (_is(Piecewise), self._same_pieces),
+            (is_matrix, self._same_matrix),
             (_is(Bracketed), self._same_point),
             (_is(Words), same_words),
             (_is(Ratio), self._same_ratio),
@@ -108,6 +126,10 @@ class Comparison:
         )
 
     def _same_range(self, reference: Node, answer: Node) -> bool:
+        if isinstance(reference, Relation) != isinstance(answer, Relation):
+            reference, answer = _without_membership(reference), _without_membership(answer)
+            if reference == answer:
+                return True
         left = real_set(reference, round_is_interval=True)
         right = real_set(answer, round_is_interval=True)
         if left is not None and right is not None and same_sets(left, right, self.same):
@@ -124,6 +146,8 @@ class Comparison:
         )
 
     def _same_equation(self, reference: Node, answer: Node) -> bool:
+        if self._same_chain(reference, answer):
+            return True
         wanted, found = named(reference), named(answer)
         if wanted.name is not None and found.name is not None:
             if same_named(wanted, found, self.same):
@@ -139,27 +163,54 @@ class Comparison:
         self._spend()
         return same_equation(reference, answer)
 
+    def _same_chain(self, reference: Node, answer: Node) -> bool:
+        """`a = b = c` and `c = b = a`, and `x = y = 2` and `y = x = 2`."""
+        left, right = equal_names(reference), equal_names(answer)
+        if left is None or left != right or len(left) < 2:
+            return False
+        assert isinstance(reference, Relation)
+        assert isinstance(answer, Relation)
+        values = [each.operands[-1] for each in (reference, answer)]
+        named_only = [value in left for value in values]
+        return all(named_only) or (not any(named_only) and self.same(*values))
+
+    def _same_pieces(self, reference: Node, answer: Node) -> bool:
+        """Row by row in any order: the same value under the same condition."""
+        if not isinstance(reference, Piecewise) or not isinstance(answer, Piecewise):
+            return False
+        unmatched = list(answer.rows)
+        for value, condition in reference.rows:
+            for row in unmatched:
+                if self.same(value, row[0]) and self.same(condition, row[1]):
+                    unmatched.remove(row)
+                    break
+            else:
+                return False
+        return not unmatched
+
     def _same_listing(self, reference: Node, answer: Node) -> bool:
         if isinstance(reference, Bracketed) and reference.left != "{":
             return self._same_point(reference, answer)
         if isinstance(answer, Bracketed) and answer.left != "{" and isinstance(reference, Listing):
             return self._same_point(reference, answer)
+        if hedges(reference, answer):
+            return False
         compare = same_as_sets if is_set(reference) or is_set(answer) else same_members
         return compare(members(reference), members(answer), self.same)
 
     def _same_point(self, reference: Node, answer: Node) -> bool:
         """By position. Brackets count, unless one side leaves them out."""
-        left, right = _coordinates(reference), _coordinates(answer)
+        left, right = coordinates(reference), coordinates(answer)
         if left is None or right is None or len(left) != len(right) or len(left) < 2:
             return False
-        brackets = {_brackets(side) for side in (reference, answer) if isinstance(side, Bracketed)}
-        if len(brackets) == 2:
+        kinds = {brackets(side) for side in (reference, answer) if isinstance(side, Bracketed)}
+        if len(kinds) == 2:
             return False
         return all(self.same(a, b) for a, b in zip(left, right, strict=True))
 
     def _same_matrix(self, reference: Node, answer: Node) -> bool:
         """Entry by entry; a row or column may be written as a point."""
-        reference, answer = _as_matrix(reference), _as_matrix(answer)
+        reference, answer = as_matrix(reference), as_matrix(answer)
         if not isinstance(reference, Matrix) or not isinstance(answer, Matrix):
             return self._same_point(reference, answer)
         if [len(row) for row in reference.rows] != [len(row) for row in answer.rows]:
@@ -173,6 +224,9 @@ class Comparison:
     def _same_ratio(self, reference: Node, answer: Node) -> bool:
         """By proportion, a ratio of two also with a fraction; times of day by their digits."""
         left, right = _ratio_parts(reference), _ratio_parts(answer)
+        for clock, hour in ((reference, right), (answer, left)):
+            if _is_clock(clock) and len(hour) == 1 and _is(Number)(hour[0]):
+                return _ratio_parts(clock) == (*hour, Number(Fraction(0)))
         if _is_clock(reference) and _is_clock(answer):
             return left == right
         if len(left) == 2 and not isinstance(answer, Ratio):
@@ -239,7 +293,8 @@ def kind(node: Node) -> str:
         (_is_equation, "equation"),
         (is_several, "list"),
         (_is(Bracketed), "point"),
-        (_is(Matrix), "matrix"),
+        (_is(Piecewise), "cases"),
+        (is_matrix, "matrix"),
         (_is(Words), "words"),
         (_is(Ratio), "ratio"),
         (_is(BaseNumeral), "base"),
@@ -300,32 +355,17 @@ def _sign_inside(node: Node) -> Node:
             return node
 
 
-def _as_matrix(node: Node) -> Node:
-    """`[[1, 2], [3, 4]]` as a matrix."""
-    if not isinstance(node, Bracketed):
-        return node
-    rows = [item.items for item in node.items if isinstance(item, Bracketed)]
-    return Matrix(tuple(rows)) if len(rows) == len(node.items) > 0 else node
+def _spread_beside(node: Node, other: Node) -> Node:
+    """`x = y = 0` as two values where the other side has several."""
+    value = named(other).value
+    return spread(node) if isinstance(value, Listing | Bracketed) else node
 
 
-def _coordinates(node: Node) -> tuple[Node, ...] | None:
-    """What stands at each position of a point, a list in that place, or a row or column."""
-    if isinstance(node, Bracketed):
-        return node.items if node.left != "{" else None
-    if isinstance(node, Listing):
-        return tuple(each.value for each in members(node))
-    if isinstance(node, Matrix) and not node.determinant:
-        if len(node.rows) == 1:
-            return node.rows[0]
-        if all(len(row) == 1 for row in node.rows):
-            return tuple(row[0] for row in node.rows)
-    return None
-
-
-def _brackets(node: Bracketed) -> str:
-    shown = node.left + node.right
-    # Two items in square brackets are an interval; more, or angles, are a vector.
-    return "()" if shown == "<>" or (shown == "[]" and len(node.items) > 2) else shown
+def _without_membership(node: Node) -> Node:
+    r"""`x \in S` as S."""
+    if isinstance(node, Relation) and node.comparisons == ("in",):
+        return node.operands[1] if isinstance(node.operands[0], Symbol) else node
+    return node
 
 
 def _ratio_parts(node: Node) -> tuple[Node, ...]:

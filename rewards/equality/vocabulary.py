@@ -25,8 +25,8 @@ SLASHED_UNITS = frozenset({"m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A"
 """Single letters are variables, except before a slash and another unit: `5 m/s`."""
 
 CONNECTORS = {
-    "and": "and", "or": "or", "where": "and", "with": "and", "for": "and", "if": "and",
-    "when": "and", "such that": "and", "or else": "or", "as well as": "and",
+    "and": "and", "or": "or", "where": "and", "with": "and", "for": "if", "if": "if",
+    "when": "if", "such that": "and", "or else": "or", "as well as": "and",
 }  # fmt: skip
 DEGREE_WORDS = frozenset({"degree", "degrees", "deg", "degs", "°"})
 PERCENT_WORDS = frozenset({"percent", "pct", "per cent", "percents"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from cotree.rewards.equality.nodes import Negation, Node, Number, Product, Symbol, Words
+from cotree.rewards.equality.nodes import Constant, Negation, Node, Number, Product, Symbol, Words
 
-_ARTICLES = frozenset({"a", "an", "the"})
+_ARTICLES = frozenset({"a", "an", "the", "on"})
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
@@ -42,7 +42,10 @@ def _spelled(node: Node) -> str | None:
             return "".join(words[1:] if len(words) > 1 and words[0] in _ARTICLES else words)
         case Symbol(name):
             return name.lower()
-        case Product(factors) if all(isinstance(factor, Symbol) for factor in factors):
-            return "".join(each.name.lower() for each in factors if isinstance(each, Symbol))
+        case Constant("e" | "i" as name):
+            return name
+        case Product(factors) if all(isinstance(each, Symbol | Constant) for each in factors):
+            letters = (each.name for each in factors if isinstance(each, Symbol | Constant))
+            return "".join(letters).lower()
         case _:
             return None

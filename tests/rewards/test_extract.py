@@ -83,6 +83,7 @@ from cotree.rewards.extract import LENIENT, boxes, extract
         (r"\boxed{} the answer is 4", "4", "phrase"),  # a blank box commits to nothing
         ("I counted 42 sheep", None, "none"),  # never any number anywhere
         ("", None, "none"),
+        ("<answer>The answer is 7</answer>", "7", "answer_tag"),
     ],
 )
 def test_the_answer_and_the_rule_that_found_it(completion: str, answer: str | None, rule: str):
@@ -95,14 +96,19 @@ def test_the_answer_and_the_rule_that_found_it(completion: str, answer: str | No
         (r"so $x$ is $\sqrt{4} = 2$ then", r"\sqrt{4} = 2", "math"),
         (r"Therefore \(x \gt 5\) holds", r"x \gt 5", "math"),
         ("$$\n1 + 1\n$$", "1 + 1", "math"),
-        (r"it costs \$5", "$5", "bare"),  # an escaped dollar sign opens nothing
+        (r"it costs \$5", None, "none"),  # an escaped dollar sign opens nothing
         ("so $x=1$ and $y=2$ hold", "x=1, y=2", "math"),
         ("The point is (1,2).", "(1,2)", "bare"),
         ("3+2", "3+2", "bare"),
         ("17 square units", "17 square units", "bare"),
         ("first\n79 * 2 - 66 = 92", "92", "bare"),
         ("The result of all three is **92**.", "92", "bare"),
-        ("first this\nTherefore, there are 12 of them.", "12", "bare"),
+        ("first this\nTherefore, there are 12 of them.", "12 of them", "bare"),
+        ("So\n7 apples", "7 apples", "bare"),
+        ("Let me think step 7", None, "none"),  # a number in a sentence is no answer
+        ("In step 7 I was wrong", None, "none"),
+        ("There are 7 days in a week but I do not know", None, "none"),
+        ("Problem 7:", None, "none"),
         ("7 of 12 are left", None, "none"),  # which one?
         (r"\boxed{4} or $5$", "4", "boxed"),
     ],
