@@ -180,8 +180,10 @@ def _joined(text: str, spans: Sequence[Box]) -> str:
 
 def _is_superseded(text: str) -> bool:
     """Whether an explicit final answer follows the last box, and is no box itself."""
-    last = text.rfind(r"\boxed")
-    return last >= 0 and _FINAL.search(text, last) is not None
+    if r"\boxed" not in text or _FINAL.search(text) is None:
+        return False
+    found = boxes(text)
+    return bool(found) and _FINAL.search(text, found[-1].end) is not None
 
 
 def _answer_tag(text: str) -> str:

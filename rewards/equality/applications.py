@@ -6,7 +6,7 @@ from cotree.rewards.equality import numerals
 from cotree.rewards.equality.brackets import Brackets
 from cotree.rewards.equality.commands import TRIGONOMETRIC
 from cotree.rewards.equality.leaves import OPERAND_STARTS, letter, numeral, ungrouped
-from cotree.rewards.equality.nodes import BigOperator, Call, Negation, Node, Power, Symbol
+from cotree.rewards.equality.nodes import BigOperator, Call, Matrix, Negation, Node, Power, Symbol
 from cotree.rewards.equality.tokens import END
 
 _LISTED = frozenset({"gcd", "lcm", "min", "max"})
@@ -66,6 +66,8 @@ class Applications(Brackets):
             return Call("log", (*found, below or numerals.number("10"))[:2])
         if name == "cbrt":
             return Call("root", (*found, numerals.number("3")))
+        if name == "det" and isinstance(found[0], Matrix):
+            return Matrix(found[0].rows, determinant=True)
         return Call(name, found)
 
     def _function_arguments(self, name: str) -> tuple[Node, ...]:

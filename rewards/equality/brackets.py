@@ -212,7 +212,7 @@ class Brackets(Cursor, ABC):
                 if token.kind == "connector" and len(row) == 1:
                     conditional = conditional or token.text == "if"
                 elif token.kind == "&":
-                    conditional = True
+                    conditional = conditional or not isinstance(row[0], Relation)
                 joined = "or" if token.text == "or" else joined
         if len(row) == 2 and not isinstance(row[0], Relation):
             conditional = conditional or isinstance(row[1], Relation)
@@ -223,7 +223,7 @@ class Brackets(Cursor, ABC):
 
         Those that stay separate a value from its condition.
         """
-        ends = ("relation", "newline", "close", "&", "begin", ",", "connector")
+        ends = ("relation", "newline", "close", "&", "begin")
         kept: list[Token] = []
         at, depth = self.index, 0
         while self.tokens[at].kind != END and (depth or self.tokens[at].kind != "close"):

@@ -21,6 +21,10 @@ PATTERN = (
 UNGROUPED = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![0-9A-Za-z]))?"
 """A numeral inside brackets, where a comma separates items."""
 
+_GOING_ON = re.compile(
+    r"([0-9]{1,20})\.([0-9]{0,4}?)(?P<period>[0-9]{1,3}?)(?P=period){2,20}(?:\.\.\.|\\(?:ldots|dots))"
+)
+"""`0.1666...`: the last digits three times at least."""
 _REPEATING = re.compile(
     r"([0-9]*)\.(?:([0-9]*)\\(?:overline|bar|dot)\s*\{?\s*([0-9]+)\s*\}?|\(([0-9]+)\))"
 )
@@ -50,12 +54,12 @@ def number(text: str) -> Number:
 
 
 def repeating(text: str, at: int) -> tuple[Number, int] | None:
-    r"""`0.1\overline{6}` or `0.(6)` at position `at`, and where it ends; `None` if none is there.
+    r"""`0.1\overline{6}`, `0.(6)` or `0.166...` at position `at`, and where it ends; else `None`.
 
     Raises:
         ValueError: it has more than `MAX_DIGITS` digits.
     """
-    match = _REPEATING.match(text, at)
+    match = _REPEATING.match(text, at) or _GOING_ON.match(text, at)
     if match is None:
         return None
     whole, fixed, period = match[1] or "0", match[2] or "", match[3] or match[4]

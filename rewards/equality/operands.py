@@ -36,6 +36,9 @@ _KEPT_ACCENTS = frozenset(
 )
 
 
+_SAME_ACCENT = {"overrightarrow": "vec", "widehat": "hat", "widetilde": "tilde", "bar": "overline"}
+
+
 class Operands(Applications):
     """One operand at a time; what joins operands is in the parser."""
 
@@ -322,6 +325,7 @@ class Operands(Applications):
     def _accented(self) -> Node:
         r"""`\vec{a}` is `a`; `\overline{AB}` a name of its own; `\overline{z}` a conjugate."""
         accent = self.advance().kind
+        accent = _SAME_ACCENT.get(accent, accent)
         at = self.index + (self.kind == "{")
         letters = ""
         while self.tokens[at].kind in ("symbol", "number") and len(letters) < 16:

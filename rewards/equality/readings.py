@@ -29,7 +29,7 @@ from cotree.rewards.equality.substitution import contains, rebuilt, substituted
 from cotree.rewards.equality.units import unit_name
 from cotree.rewards.equality.walk import symbols, walk
 
-_ACCENTED = re.compile(r"(?:overline|vec|overrightarrow|hat|bar|widehat|overarc) ([A-Za-z]{1,8})")
+_ACCENTED = re.compile(r"(?:overline|vec|hat|overarc|angle|triangle) ([A-Za-z]{1,8})")
 _CHOSEN_FROM = re.compile(r"([CAP])_([0-9]{1,4}|[a-z])")
 _CONSTANTS_OF_INTEGRATION = ("C", "c")
 _TO = re.compile(r" ?(?:\\text\{ ?to ?\}|\bto\b) ?")

@@ -19,7 +19,8 @@ from cotree.rewards.equality.nodes import (
 
 def is_matrix(node: Node) -> bool:
     """Whether a node is a matrix, be it with a factor before it."""
-    return isinstance(node, Matrix) or isinstance(_scaled(node), Matrix)
+    shown = node if isinstance(node, Matrix) else _scaled(node)
+    return isinstance(shown, Matrix) and not shown.determinant
 
 
 def _scaled(node: Node) -> Node:

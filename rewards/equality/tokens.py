@@ -135,7 +135,7 @@ class _Scanner:
             match = _UNGROUPED.match(text, start)
             assert match is not None  # every grouped numeral begins with an ungrouped one
             stop = match.end()
-        if "." in text[start:stop] and text[stop : stop + 1] in ("\\", "("):
+        if "." in text[start:stop] and text[stop : stop + 1] in ("\\", "(", "."):
             try:
                 found = numerals.repeating(text, start)
             except ValueError as error:

@@ -38,6 +38,7 @@ GREEK_WORDS = frozenset(
 )
 CURRENCIES = frozenset("$€£¥₹₽₩₪¢")
 
+_FIRST_NAME = re.compile(r"[A-Z][aeiou][a-z]")
 _JOINED = re.compile(r"([nxyzt]?)(sin|cos|tan|cot|sec|csc|log|ln)([abnxyztABC]?)")
 
 
@@ -59,9 +60,12 @@ def is_word(run: str) -> bool:
 
     Words have four letters or more, one of them a vowel, and no three letters that follow one
     another in the alphabet throughout (`abcd` and `wxyz` are products). A shorter run is a product
-    unless it is one of `SHORT_WORDS`, in lower case or capitalised (`NO` is a product).
+    unless it is one of `SHORT_WORDS`, in lower case or capitalised (`NO` is a product), or looks
+    like a name (`Tom`).
     """
     if run in ("DNE", "NaN", "NAN"):
+        return True
+    if _FIRST_NAME.fullmatch(run):
         return True
     if len(run) < 4:
         return run.lower() in SHORT_WORDS and (run.islower() or run.istitle())
