@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cotree.grpo.types import Completion, Group, Problem, Rollout
-from cotree.rewards.types import Failure, Reward, StepScore, Ungraded, Verdict
+from pydantic import TypeAdapter
 
-SCHEMA = 1
+from cotree.grpo.types import Group, Problem, Rollout
+
+SCHEMA = 2
 _STATE, _PENDING, _LEARNER = "state.json", "pending.jsonl", "learner"
 _NAME = re.compile(r"step_(\d{6,})")
 
@@ -83,11 +84,18 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[list[Group]]]:
+def load_checkpoint(
+    folder: Path, problems: Sequence[Problem] = ()
+) -> tuple[dict[str, Any], list[list[Group]]]:
     """The state and the pending groups of a checkpoint; `folder/learner` is the learner's part.
 
+    Args:
+        folder: the checkpoint's.
+        problems: those of the task; pending groups refer to them by id.
+
     Raises:
-        CheckpointError: it is not whole, or another version of the project wrote it.
+        CheckpointError: it is not whole, another version of the project wrote it, or it holds
+            samples of a problem that is not given.
     """
     problem = _defect(folder)
     if problem:
@@ -96,7 +104,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[list[Group]]]:
         )
     document = json.loads((folder / _STATE).read_text())
     lines = (folder / _PENDING).read_text().splitlines()
-    return document["state"], [[_group(group) for group in json.loads(line)] for line in lines]
+    known = {problem.id: problem for problem in problems}
+    groups = [[_group(group, known) for group in json.loads(line)] for line in lines]
+    return document["state"], groups
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -176,39 +186,27 @@ def _flush_entry(path: Path) -> None:
 
 # --- groups as JSON --------------------------------------------------------------------------
 # Python writes a float as the shortest text that reads back as the same number, so log-
-# probabilities survive exactly.
+# probabilities survive exactly. Problems are written by id: their columns may hold anything.
+
+_ROLLOUTS = TypeAdapter(tuple[Rollout, ...])
 
 
 def _plain(group: Group) -> dict[str, Any]:
-    plain = dataclasses.asdict(group)
-    for rollout, entry in zip(group.rollouts, plain["rollouts"], strict=True):
-        kind = "reward" if isinstance(rollout.reward, Reward) else "ungraded"
-        entry[kind] = entry.pop("reward")
-    return plain
-
-
-def _group(plain: dict[str, Any]) -> Group:
-    return Group(
-        problem=Problem(**plain["problem"]),
-        prompt_ids=tuple(plain["prompt_ids"]),
-        rollouts=tuple(_rollout(entry) for entry in plain["rollouts"]),
-    )
-
-
-def _rollout(plain: dict[str, Any]) -> Rollout:
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in plain["completion"].items()
+    return {
+        "problem": group.problem.id,
+        "prompt_ids": group.prompt_ids,
+        "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts],
     }
-    completion = Completion(**fields)
-    if "ungraded" in plain:
-        entry = plain["ungraded"]
-        return Rollout(completion, Ungraded(Failure(entry["failure"]), entry["reason"]))
-    reward = plain["reward"]
-    steps = tuple(
-        StepScore(tuple(s["span"]), s["value"], Verdict(s["verdict"]), s["reason"])
-        for s in reward["steps"]
-    )
-    return Rollout(
-        completion, Reward(reward["value"], reward["reason"], reward["breakdown"], steps)
+
+
+def _group(plain: dict[str, Any], problems: Mapping[str, Problem]) -> Group:
+    if plain["problem"] not in problems:
+        raise CheckpointError(
+            f"it holds samples of problem {plain['problem']!r}, which the task no longer has. "
+            "Resume with the data that the run was started with."
+        )
+    return Group(
+        problem=problems[plain["problem"]],
+        prompt_ids=tuple(plain["prompt_ids"]),
+        rollouts=_ROLLOUTS.validate_python(plain["rollouts"]),
     )

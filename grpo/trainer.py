@@ -139,7 +139,7 @@ class Trainer:
         if checkpoint is None:
             self._log.truncate_after(-1)
             return 0
-        state, pending = load_checkpoint(checkpoint)
+        state, pending = load_checkpoint(checkpoint, self._sampler.train_problems)
         self._learner.load(checkpoint / "learner")
         self._source.restore(state, pending)
         self._log.truncate_after(state["step"])

@@ -1,5 +1,6 @@
 """Tests for grpo/checkpoint.py: real kills, a real full device, a real size limit."""
 
+import dataclasses
 import json
 import random
 import signal
@@ -18,7 +19,11 @@ from cotree.grpo.checkpoint import (
     save_checkpoint,
 )
 from cotree.grpo.types import Completion, Group, Rollout
-from cotree.rewards.types import Failure, Problem, Reward, StepScore, Ungraded, Verdict
+from cotree.rewards.types import Failure, Problem, Reward, Status, StepScore, Ungraded, Verdict
+
+
+# A column of a parquet file may hold what JSON cannot.
+PROBLEM = Problem("p/1", "prompt\n", "7", "arithmetic", "3+4", {"image": b"\x89PNG"})
 
 
 def _group() -> Group:
@@ -31,13 +36,16 @@ def _group() -> Group:
         stop_reason="stop",
         policy_version=3,
     )
-    step = StepScore((0, 3), -1.0, Verdict.REFUTED, "3+4 = 7, not 8")
+    step = StepScore((0, 3), -1.0, Verdict.REFUTED, "3+4 = 7, not 8", "3+4", "8")
+    reward = Reward(
+        1 / 3, "match", {"answer": 1.0}, (step,), Status.NO_ANSWER, {"judge": Failure.CRASH}
+    )
     return Group(
-        Problem("p/1", "prompt\n", "7", "arithmetic", "3+4"),
+        PROBLEM,
         (4, 9),
         (
-            Rollout(completion, Reward(1 / 3, "match", {"answer": 1.0}, (step,))),
-            Rollout(completion, Ungraded(Failure.TIMEOUT, "5 s")),
+            Rollout(completion, reward),
+            Rollout(completion, Ungraded(Failure.TIMEOUT, "5 s", "answer")),
         ),
     )
 
@@ -64,11 +72,25 @@ def test_state_and_pending_groups_come_back_exactly(tmp_path: Path):
     pending = [[_group(), _group()], [], [_group()]]
     folder = _save(tmp_path, 10, pending=pending)
     assert folder == tmp_path / "checkpoints" / "step_000010"
-    state, groups = load_checkpoint(folder)
+    state, groups = load_checkpoint(folder, [PROBLEM])
     assert state == {"cursor": 70, "step": 10}
     assert groups == pending
     assert isinstance(groups[0][0].rollouts[1].reward, Ungraded)
     assert (folder / "learner" / "model.bin").stat().st_size == 1000
+
+
+def test_every_field_of_a_reward_is_in_the_group_that_comes_back():
+    # A field that a checkpoint forgets is a resumed run that differs: nothing here is a default.
+    for rollout in _group().rollouts:
+        for field in dataclasses.fields(rollout.reward):
+            empty = field.default_factory() if callable(field.default_factory) else field.default
+            assert getattr(rollout.reward, field.name) != empty, field.name
+
+
+def test_samples_of_a_problem_that_is_gone_are_refused(tmp_path: Path):
+    folder = _save(tmp_path, 1, pending=[[_group()]])
+    with pytest.raises(CheckpointError, match="'p/1', which the task no longer has"):
+        load_checkpoint(folder)
 
 
 def test_latest_is_the_newest_by_number_and_none_without_any(tmp_path: Path):
@@ -201,5 +223,5 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
 
 def test_the_state_file_is_plain_json_with_a_schema(tmp_path: Path):
     document = json.loads((_save(tmp_path, 3) / "state.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["sizes"] == {"learner/model.bin": 1000, "pending.jsonl": 0}
