@@ -1,7 +1,42 @@
 r"""Whether an answer equals a reference. Pure, total and bounded: no text can make it fail or hang.
 
-In rising cost: the same text; the same letter of a multiple choice; exact numbers; typed equality
-(`typed`), which compares expressions by A / B / n numeric and structural means (`scalar`).
+In rising cost: the same text; the same letter of a multiple choice; exact numbers; equality by kind
+(`typed`), which compares expressions by their values at points (`scalar`).
+
+| written                | equal                                  | not equal                  |
+|------------------------|----------------------------------------|----------------------------|
+| integer                | exactly that number, however written   | `699.04` for 699           |
+| decimal, 2 places or 3 | what rounds to it at its last place    | anything else              |
+| digits, as a reference |                                        |                            |
+| decimal for a number   | six right digits, rounded or cut off   | `0.333` for 1/3            |
+| that no decimal equals |                                        |                            |
+| percent                | a hundredth; the bare number too       | `0.12` for 12              |
+| unit                   | none on one side, or another name      | another unit: no conversion|
+| degrees                | bare number; radians beside pi         |                            |
+| expression             | equal value wherever both are defined  | unevaluated integrals      |
+| chain `a = b = c`      | its last exact member                  | `4 = 3`, `1 = 1`           |
+| equation               | same up to a factor; a bare value for  | `0 = 0` for anything else  |
+|                        | `name = value`, `lim … = value`        |                            |
+| names                  | `f(x)`, `f(z)`; `a_n`, `a_k`; `x_1`,   | `a_1 = 2, a_2 = 3` swapped |
+|                        | `x_2` of one unknown in any order      |                            |
+| point, interval, matrix| by position, with its brackets, or     | `[1,2]` for `(1,2)`        |
+|                        | with none; a vector in any brackets    |                            |
+| list, set              | any order; a set counts nothing twice  | one item more or less      |
+| `98,99,100`            | a list; `100,200,300` is a number, or  | `1, 234` for `1,234`       |
+|                        | a list where the other side is a list  |                            |
+| inequality             | the same solutions                     | another end, open or closed|
+| system, `cases`        | its rows as a list; piecewise values   | other rows or conditions   |
+|                        | row by row, in any order               |                            |
+| `1011_2`               | the digits, with or without the base   | the number in another base |
+| ratio                  | proportional; `2 to 3`; a fraction     | `4:3` for `3:4`            |
+| choice, words          | the letter; words without case and     | two letters; other words   |
+|                        | articles; lists of words in any order  |                            |
+| `①③`                   | labels in any order                    | the number 13              |
+| `C_6^2`, `{}^6C_2`     | a binomial, beside no other C          |                            |
+| `\overline{AB}`        | `AB`, beside no other accent           |                            |
+| hedge                  | only as written in the reference       | `41 or 42`, `x \ge 5` for 5|
+
+What cannot be parsed is compared as text, without case and loose spaces.
 """
 
 import re
@@ -21,9 +56,7 @@ from cotree.rewards.equality.typed import Comparison, TooMuchWorkError, kind
 CACHED_REFERENCES = 4096
 """References are few and come back with every completion of their group; answers do not."""
 
-MIN_COMMAS = 2
-"""Of a reference that may be read as a list of numbers because the answer is one."""
-
+_THREE_BY_THREE = re.compile(r"[0-9]{3}(?:,[0-9]{3}){2,100}")
 _LOOSE_SPACE = re.compile(r"(?<![a-z0-9]) | (?![a-z0-9])")
 
 _DECIMAL_COMMA = re.compile(
@@ -121,8 +154,8 @@ def _reread(gold: _Read, found: _Read) -> tuple[_Read, _Read]:
     pairs = ((found, gold.tree), (gold, found.tree))
     texts = [reading(side.text, side.tree, other) for side, other in pairs]
     found = found if texts[0] == found.text else _read(texts[0], texts[0])
-    # A reference such as `1,234` is never two numbers because an answer would have it so.
-    grouped = texts[1] == gold.text or texts[1].count(",") < MIN_COMMAS
+    # A reference such as `1,234,567` is one number, whatever an answer would have it be.
+    grouped = texts[1] == gold.text or not _THREE_BY_THREE.fullmatch(gold.text)
     return (gold if grouped else _read(texts[1], texts[1])), found
 
 

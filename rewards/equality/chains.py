@@ -89,13 +89,20 @@ def _close(left: Node, right: Node, *, loosely: bool) -> bool:
     first, second = _value(left), _value(right)
     if first is None or second is None:
         return True
-    gap = abs(first - second)
-    if gap <= _CLOSE * abs(first):
+    if abs(first - second) <= _CLOSE * abs(first):
         return True
-    places = [last_place(left), last_place(right)]
-    if loosely:
-        places.append(_last_digit(right))
-    return any(place is not None and gap < place for place in places)
+    place = last_place(right)
+    if place is None and loosely:
+        place = _last_digit(right)
+    return _is_rounding(second, first, place) or _is_rounding(first, second, last_place(left))
+
+
+def _is_rounding(shown: Fraction, value: Fraction, place: Fraction | None) -> bool:
+    """Whether a number is the other one, rounded or cut off at a place."""
+    if place is None:
+        return False
+    cut = abs(value) - abs(shown)
+    return abs(value - shown) * 2 <= place or (0 <= cut < place and value * shown >= 0)
 
 
 def _last_digit(node: Node) -> Fraction | None:

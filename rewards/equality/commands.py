@@ -87,7 +87,8 @@ SPELLINGS = {
     "vee": "or", "land": "and", "wedge": "and", "prime": "'", "textgreater": ">",
     "textless": "<", "textbackslash": "setminus", "colon": ":", "vert": "|", "mid": "mid",
     "Vert": "|", "textpercent": "%", "And": "and", "dotsm": "cdots", "iint": "int",
-    "complement": "c", "textdollar": "$", "pounds": "£", "euro": "€", "lnot": "not",
+    "complement": "c", "implies": "Rightarrow", "Longrightarrow": "Rightarrow",
+    "textdollar": "$", "pounds": "£", "euro": "€", "lnot": "not",
 }  # fmt: skip
 """Commands that only spell another one, or a character, differently."""
 

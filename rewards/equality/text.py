@@ -41,6 +41,7 @@ _ANNOUNCED = re.compile(
     r"(?:(?<= is)|(?<= are)|\s?[:=])\s?:?(?P<close>\s?\})?\s?(?=.)",
     re.IGNORECASE,
 )
+_FOLLOWS = re.compile(r"\\Rightarrow(?![A-Za-z])")
 _MERIDIEM = re.compile(r"(?<=[0-9 {])([ap])\. ?m\b\.?", re.IGNORECASE)
 _ABBREVIATED = re.compile(r"(?<=[A-Za-z]{2})\.(?= [0-9A-Za-z])")
 _CHOOSE = re.compile(
@@ -102,11 +103,14 @@ def _unquoted(text: str) -> str:
 
 
 def _without_words_around(text: str) -> str:
-    r"""The text without `The answer is` in front, and with `a.m.` as `am`, `ft.` as `ft`."""
+    r"""The text without `The answer is` or `2x = 6 \Rightarrow` in front, and `a.m.` as `am`."""
     announced = _ANNOUNCED.match(text)
     if announced and bool(announced["open"]) >= bool(announced["close"]):
         opening = "" if announced["close"] else announced["open"] or ""
         text = opening + text[announced.end() :]
+    conclusion = _FOLLOWS.split(text)[-1].strip() if r"\Rightarrow" in text else ""
+    if conclusion and "=" in text[: -len(conclusion)]:
+        text = conclusion
     if "." in text:
         text = _MERIDIEM.sub(r"\1m", text)
         text = _ABBREVIATED.sub("", text)

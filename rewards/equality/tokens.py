@@ -106,6 +106,9 @@ class _Scanner:
                 self._sign(kind, found, offset + start, spaced)
 
     def _sign(self, kind: str, found: str, position: int, spaced: bool) -> None:
+        if found == "!=" and not spaced and self.tokens and self.tokens[-1].kind in ("number", ")"):
+            self.add("!", "!", position)  # `4!=24` is an equation
+            found = "="
         if kind == "relation":
             self.add("relation", commands.RELATIONS[found], position, spaced)
         elif kind == "ellipsis":
