@@ -7,8 +7,10 @@ that hangs. `isolation` adds that.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import Awaitable, Sequence, Sized
+from dataclasses import replace
 
 from cotree.rewards.outcomes import Outcome, failed, outcome, short
 from cotree.rewards.plan import Call
@@ -55,7 +57,7 @@ class Caller:
         reward = self._rewards[call.reward]
         chosen = [items[index] for index in call.items]
         if call.is_check:
-            return [self._checked(reward, item) for item in chosen]
+            return [self._checked(reward, item, timeout_seconds) for item in chosen]
         if reward.is_batch:
             return self._batch(reward, chosen, timeout_seconds)
         if reward.is_async:
@@ -69,7 +71,7 @@ class Caller:
 
     def _single(self, reward: BoundReward, item: Item) -> Outcome:
         try:
-            returned = reward.fn(**reward.arguments(item))
+            returned = reward.fn(**reward.arguments(_own(item)))
             if inspect.iscoroutine(returned):
                 returned.close()
                 invalid = "it returned a coroutine; declare the function `async def`"
@@ -80,10 +82,14 @@ class Caller:
         except BaseException as error:  # process boundary: reported, not swallowed
             return failed(error)
 
-    def _checked(self, reward: BoundReward, item: Item) -> Outcome:
+    def _checked(self, reward: BoundReward, item: Item, timeout_seconds: float | None) -> Outcome:
         assert reward.check is not None, reward.name
+        known = {"options": reward.options, "timeout_seconds": timeout_seconds}
         try:
-            reward.check(item[1])
+            # The first parameter is the problem, whatever its name.
+            asked = list(inspect.signature(reward.check).parameters)[1:]
+            _, problem = _own(item)
+            reward.check(problem, **{name: known[name] for name in asked if name in known})
         except self._fatal:
             raise
         except BaseException as error:  # process boundary: reported, not swallowed
@@ -95,7 +101,7 @@ class Caller:
         self, reward: BoundReward, items: Sequence[Item], timeout_seconds: float | None
     ) -> list[Outcome] | None:
         try:
-            returned = reward.fn(**reward.batch_arguments(items))
+            returned = reward.fn(**reward.batch_arguments([_own(item) for item in items]))
             if inspect.isawaitable(returned):
                 done = self._awaited_together([returned], timeout_seconds)[0]
                 if isinstance(done, BaseException):
@@ -117,9 +123,11 @@ class Caller:
         positions: list[int] = []
         for position, item in enumerate(items):
             try:
-                awaitables.append(reward.fn(**reward.arguments(item)))
+                awaitables.append(reward.fn(**reward.arguments(_own(item))))
                 positions.append(position)
-            except LookupError as error:  # a column is missing
+            except self._fatal:
+                raise
+            except BaseException as error:  # process boundary: reported, not swallowed
                 outcomes[position] = failed(error)
         done = self._awaited_together(awaitables, timeout_seconds)
         for position, result in zip(positions, done, strict=True):
@@ -163,6 +171,12 @@ class Caller:
             raise
         except BaseException as error:  # process boundary: the caller reports it
             return error
+
+
+def _own(item: Item) -> Item:
+    """The item with columns of its own: what one call edits, no other call and no run sees."""
+    completion, problem = item
+    return completion, replace(problem, columns=copy.deepcopy(dict(problem.columns)))
 
 
 def _failed(error: BaseException) -> Ungraded:

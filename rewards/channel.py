@@ -20,6 +20,10 @@ class ChannelClosedError(ConnectionError):
     """The other end is gone, or what came from it is no message."""
 
 
+class GarbledError(ChannelClosedError):
+    """What came is no message, so nothing that follows can be trusted to be one either."""
+
+
 class Channel:
     """One end of the connection. Not safe for several threads at once."""
 
@@ -60,20 +64,23 @@ class Channel:
 
         Raises:
             TimeoutError: it is not there in time; close the channel then.
-            ChannelClosedError: the other end is gone, or sent something that is no message.
+            ChannelClosedError: the other end is gone.
+            GarbledError: it sent something that is no message; close the channel then.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._fill(_HEADER.size, deadline)
         (size,) = _HEADER.unpack_from(self._buffer)
         if size > MAX_MESSAGE_BYTES:
-            raise ChannelClosedError(f"a message of {size} bytes was announced")
+            raise GarbledError(f"a message of {size} bytes was announced")
         self._fill(_HEADER.size + size, deadline)
         body = bytes(self._buffer[_HEADER.size : _HEADER.size + size])
         del self._buffer[: _HEADER.size + size]
         try:
             return pickle.loads(body)
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-            raise ChannelClosedError(f"{size} bytes that are no message: {error}") from error
+        except Exception as error:  # process boundary: garbage makes pickle raise anything
+            raise GarbledError(
+                f"{size} bytes that are no message: {type(error).__name__}: {error}"
+            ) from error
 
     def _fill(self, size: int, deadline: float | None) -> None:
         """Reads until the buffer holds `size` bytes."""

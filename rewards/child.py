@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from tempfile import TemporaryFile
 
-from cotree.rewards.channel import Channel, ChannelClosedError
-from cotree.rewards.outcomes import unpacked
+from cotree.rewards.channel import Channel, ChannelClosedError, GarbledError
+from cotree.rewards.outcomes import Outcome, short, unpacked
 from cotree.rewards.plan import Call, Deliver, Form
 from cotree.rewards.signature import Item
 from cotree.rewards.types import Failure, Ungraded
@@ -46,22 +47,28 @@ class Child:
         self._setup = setup
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
+        self._lock = threading.Lock()
+        """Held to start a process or to close for good: a closed child never starts another."""
+        self._num_calls = 0
         self.forms: tuple[Form, ...] = ()
 
     def launch(self) -> None:
         """Starts the process and sends the setup; `await_ready` waits for its answer."""
         self._channel, theirs = Channel.pair()
+        self._num_calls = 0
         self._start_output = TemporaryFile()  # noqa: SIM115 - `await_ready` closes it
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP, str(theirs.fileno()), json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._start_output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its own group, so that its children die with it
-                env=os.environ | _ENVIRONMENT,
-            )
+            with self._lock:
+                self._refuse_closed()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOTSTRAP, str(theirs.fileno()), json.dumps(sys.path)],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._start_output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # its own group, so that its children die with it
+                    env=os.environ | _ENVIRONMENT,
+                )
         finally:
             theirs.close()
         self._channel.send(self._setup, timeout_seconds=START_SECONDS)
@@ -102,8 +109,7 @@ class Child:
             WorkerStartError: as `await_ready`.
             RuntimeError: it was closed.
         """
-        if self._closed:
-            raise RuntimeError("the grading pool was closed while it was grading")
+        self._refuse_closed()
         process = self._process
         if process is not None and process.poll() is None:
             return False
@@ -121,35 +127,46 @@ class Child:
             Why it did not survive, or `None` when all calls were answered.
         """
         limit = 0.0
+        # Counted over the life of the connection, so that no answer can be taken for a later one.
+        first, self._num_calls = self._num_calls, self._num_calls + len(calls)
         try:
-            self._channel.send((items, calls), timeout_seconds=SEND_SECONDS)
+            self._channel.send((items, calls, first), timeout_seconds=SEND_SECONDS)
         except (TimeoutError, ChannelClosedError) as error:
             return _crashed(f"{self.kill()}, not reading any more: {error}")
         try:
-            for number, call in enumerate(calls):
+            for number, call in enumerate(calls, start=first):
                 limit = self._setup.timeouts[call.reward]
                 grace = GRACE_SECONDS if self.forms[call.reward].is_async else 0.0
-                answered, sent = self._channel.receive(timeout_seconds=limit + grace)
-                if answered != number:
-                    raise ChannelClosedError(f"call {number} got the answer to {answered}")
-                deliver(call, None if sent is None else [unpacked(found) for found in sent])
+                received = self._channel.receive(timeout_seconds=limit + grace)
+                deliver(call, _answer(received, number, call))
         except TimeoutError:
             # What a dead child started may hold the connection open.
             process = self._process
             died = process is not None and process.poll() is not None
             status = self.kill()
             return _crashed(status) if died else _timed_out(limit)
+        except GarbledError as error:
+            self.kill()
+            return Ungraded(Failure.CRASH, f"the grading process sent no answer but {error}")
         except ChannelClosedError:
             status = self.kill()
             if status == f"killed by {signal.SIGXCPU.name}":
                 return _timed_out(limit)
             return _crashed(status)
+        except BaseException:
+            self.kill()  # else the next call would read the answers to these
+            raise
         return None
 
     def close(self) -> None:
         """Kills the process for good; a call in flight fails."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self.kill()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("the grading pool was closed while it was grading")
 
     def kill(self) -> str:
         """Kills what lives of the process group and says how the process ended."""
@@ -166,6 +183,28 @@ class Child:
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
         return f"exit code {status}"
+
+
+def _answer(received: object, number: int, call: Call) -> list[Outcome] | None:
+    """The outcomes in the message that answers a call.
+
+    Raises:
+        GarbledError: it is another message. A function that writes to the connection's descriptor
+            can send anything.
+    """
+    match received:
+        case (int() as answered, None) if answered == number and len(call.items) > 1:
+            return None
+        case (int() as answered, list() as sent) if (answered, len(sent)) == (
+            number,
+            len(call.items),
+        ):
+            try:
+                return [unpacked(found) for found in sent]
+            except (TypeError, ValueError) as error:
+                raise GarbledError(f"an outcome that is none ({error})") from error
+        case _:
+            raise GarbledError(f"{short(received)} to call {number}")
 
 
 def _timed_out(timeout_seconds: float) -> Ungraded:

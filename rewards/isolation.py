@@ -7,6 +7,7 @@ from any thread and against code that never returns to Python, where SIGALRM doe
 What this is not: a sandbox for hostile code. Reward functions are yours; completions are data.
 """
 
+import os
 import queue
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class IsolatedPool:
         self._terms = tuple(located(term, Path.cwd()) for term in terms)
         timeouts = tuple(term.timeout_seconds or timeout_seconds for term in terms)
         setup = Setup(self._terms, timeouts, memory_bytes)
+        self._owner = os.getpid()
         self._children = [Child(setup) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
@@ -89,7 +91,8 @@ class IsolatedPool:
     def check(self, problems: Sequence[Problem]) -> list[str]:
         """Why problems cannot be graded: one message for each that a reward's check refuses.
 
-        The checks are those that `checked_by` attached; they run under the same limits.
+        The checks are those that `checked_by` attached; they run under the same limits, and are
+        told the time limit that grading has.
 
         Raises:
             WorkerStartError: a killed child's replacement could not start.
@@ -104,6 +107,8 @@ class IsolatedPool:
 
     def close(self) -> None:
         """Kills the children. Calls in flight fail; the pool cannot be used afterwards."""
+        if os.getpid() != self._owner:
+            return  # a fork that unwinds must not end the children of the process it came from
         self._threads.shutdown(wait=False, cancel_futures=True)
         for child in self._children:
             child.close()
@@ -120,6 +125,11 @@ class IsolatedPool:
         self.close()
 
     def _over_chunks(self, items: Sequence[Item], planner: Planner) -> list[list[Outcome]]:
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                f"this pool was made by process {self._owner}, and a fork of it has neither its "
+                f"threads nor its children; make a pool in process {os.getpid()}."
+            )
         share = -(-len(items) // max(1, len(self._children)))
         size = max(1, min(CHUNK_ITEMS, share))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]

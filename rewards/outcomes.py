@@ -54,11 +54,16 @@ def packed(found: Outcome) -> Packed:
 
 
 def unpacked(sent: Packed) -> Outcome:
-    """The outcome that was packed."""
-    if isinstance(sent, tuple):
-        value, reason, breakdown, steps, status = sent
-        return Reward(value, reason, breakdown, steps, Status(status))
-    return sent
+    """The outcome that was packed.
+
+    Raises:
+        TypeError: it was not packed by `packed`, as for the next.
+        ValueError: it has other fields.
+    """
+    if sent is None or isinstance(sent, Ungraded):
+        return sent
+    value, reason, breakdown, steps, status = sent
+    return Reward(value, reason, breakdown, steps, Status(status))
 
 
 def failed(error: BaseException) -> Ungraded:

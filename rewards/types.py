@@ -113,8 +113,12 @@ Other parameters are bound by name, see `signature`. Pure: no side effects, and 
 whatever was graded before or beside it.
 """
 
-CheckFn = Callable[[Problem], None]
-"""Raises `ValueError` for a problem that cannot be graded: a reference that cannot be read."""
+CheckFn = Callable[..., None]
+"""Raises `ValueError` for a problem that cannot be graded: a reference that cannot be read.
+
+`f(problem)`, or with any of the keywords `options` (those of the reward in the configuration) and
+`timeout_seconds` (the limit of one call, `None` where there is none).
+"""
 
 _Fn = TypeVar("_Fn", bound=RewardFn)
 

@@ -42,13 +42,15 @@ class Started:
     forms: tuple[Form, ...] = ()
 
 
-Work = tuple[Sequence[Item], Sequence[Call]]
-"""What the parent sends. Each call is answered by its number and its outcomes, or `None` in their
-place when the call failed as a whole and its items should be tried one by one."""
+Work = tuple[Sequence[Item], Sequence[Call], int]
+"""What the parent sends, with the number of the first call. Each call is answered by its number
+and its outcomes, or `None` in their place when the call failed as a whole and its items should be
+tried one by one."""
 
 
 def main(descriptor: int) -> None:
     """Serves one connection until the parent closes it."""
+    os.set_inheritable(descriptor, False)  # programs that a function starts must not hold it open
     channel = Channel(socket.socket(fileno=descriptor))
     threading.Thread(target=_die_with_parent, args=(descriptor,), daemon=True).start()
     setup: Setup = channel.receive()
@@ -71,15 +73,15 @@ def main(descriptor: int) -> None:
 
 def _serve(channel: Channel, caller: Caller, setup: Setup, work: Work) -> None:
     """Makes the calls in order and answers each; ends the process when it is no longer clean."""
-    items, calls = work
+    items, calls, first = work
     pid = os.getpid()
-    for number, call in enumerate(calls):
+    for number, call in enumerate(calls, start=first):
         timeout_seconds = setup.timeouts[call.reward]
         _limit_cpu(timeout_seconds)
         clean = True
         outcomes: list[Outcome] | None
         try:
-            outcomes = caller.outcomes(call, items, timeout_seconds=timeout_seconds)
+            outcomes = caller.outcomes(call, items, timeout_seconds=_told(call, setup))
         except MemoryError:
             reason = f"MemoryError: grading.memory_bytes = {setup.memory_bytes} is used up"
             outcomes = [Ungraded(Failure.CRASH, reason)] if len(call.items) == 1 else None
@@ -90,6 +92,14 @@ def _serve(channel: Channel, caller: Caller, setup: Setup, work: Work) -> None:
         channel.send((number, sent))
         if caller.has_leftovers or not clean:
             os._exit(0)  # not `return`: a plugin's threads or exit hooks could keep it alive
+
+
+def _told(call: Call, setup: Setup) -> float | None:
+    """The time limit that a call is told; a check is told the one of grading."""
+    # Checks always run in a child; a term that runs inline has no limit when it grades.
+    if call.is_check and setup.terms[call.reward].executor == "inline":
+        return None
+    return setup.timeouts[call.reward]
 
 
 def _drop_output() -> None:

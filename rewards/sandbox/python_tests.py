@@ -15,6 +15,7 @@ virtual machine. And a program that solves only the tests' inputs passes the tes
 """
 
 import json
+import marshal
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from cotree.rewards.extract import END_OF_THINKING
 from cotree.rewards.sandbox.comparison import MAX_TOLERANCE, same_output, same_value
 from cotree.rewards.sandbox.layers import Layer
 from cotree.rewards.sandbox.probe import chosen_layer, probe
-from cotree.rewards.sandbox.runner import Call, Execution, KilledBy, Limits, run
+from cotree.rewards.sandbox.runner import OUTPUT_BYTES, Call, Execution, KilledBy, Limits, run
 from cotree.rewards.types import Problem, Reward, Status, checked_by
 
 Form = Literal["share", "all"]
@@ -34,7 +35,17 @@ COLUMN = "tests"
 MAX_CODE_CHARS = 100_000
 """Longer programs are not run."""
 
-_OPENING = frozenset({"```python", "```python3", "```py"})
+_START_SECONDS = 0.1
+"""Of the sandbox, for each test. On an idle machine it takes 0.03 s."""
+_FIRST_SECONDS = 0.5
+"""Once more, where a new process looks for a sandbox that works."""
+_TIMEOUT_SECONDS = 3.0
+
+# A line that can open or close a block: indentation, the mark, and what follows it.
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*(.*)", re.DOTALL)
+# The first word of what follows; `{.python}` and `python title="a"` are seen too.
+_LANGUAGE = re.compile(r"\{?\.?([\w.+#-]*)")
+_PYTHON = frozenset({"python", "python3", "py", "py3"})
 _PATH = re.compile(r"[A-Za-z_]\w{0,99}(?:\.[A-Za-z_]\w{0,99})?")
 
 
@@ -58,8 +69,21 @@ class CallTest:
 UnitTest = OutputTest | CallTest
 
 
-def check_tests(problem: Problem) -> None:
-    """Refuses a problem whose tests cannot be read, or test nothing.
+def check_tests(
+    problem: Problem,
+    *,
+    options: Mapping[str, object] | None = None,
+    timeout_seconds: float | None = None,
+) -> None:
+    """Refuses a problem whose tests cannot be read, test nothing, or may not end in time.
+
+    Where the reward's time limit can run out before the program's, a policy that expects to fail
+    can make its program slow: it would be masked instead of wrong.
+
+    Args:
+        problem: its column `tests` is checked.
+        options: of the reward.
+        timeout_seconds: the time limit of the reward; `None` where there is none.
 
     Raises:
         ValueError: what is wrong with the tests.
@@ -69,7 +93,18 @@ def check_tests(problem: Problem) -> None:
             f"problem {problem.id} has no column {COLUMN!r}; it has {sorted(problem.columns)}. "
             'Give each row a list of {"input", "output"} or {"call", "args", "expected"}.'
         )
-    parse_tests(problem.columns[COLUMN])
+    tests = parse_tests(problem.columns[COLUMN])
+    own = (options or {}).get("timeout_seconds", _TIMEOUT_SECONDS)
+    if timeout_seconds is None or not isinstance(own, int | float):
+        return
+    needed = own + _START_SECONDS * len(tests) + _FIRST_SECONDS
+    if needed > timeout_seconds:
+        raise ValueError(
+            f"{len(tests)} tests may take {needed:.1f} s ({own:g} s of the program's own and the "
+            f"start of a sandbox for each), but the reward's time limit is {timeout_seconds:g} s, "
+            "so a slow program would be masked instead of wrong. Set timeout_seconds of the "
+            f"reward (not of its options) to {math.ceil(needed)}."
+        )
 
 
 @checked_by(check_tests)
@@ -78,7 +113,7 @@ def python_tests(
     problem: Problem,  # noqa: ARG001 - the signature of a reward; the tests are its column
     *,
     tests: object,
-    timeout_seconds: float = 3.0,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
     memory_bytes: int = 512 << 20,
     form: Form = "all",
     tolerance: float = 0.0,
@@ -87,13 +122,13 @@ def python_tests(
     r"""Runs the last fenced Python block of the answer on every test.
 
     Args:
-        completion: its last closed ```` ```python ```` block after `</think>` is the program.
+        completion: its last closed ```` ```python ```` block after `</think>` is the program; see
+            `fenced_python`.
         problem: the task; only its column `tests` is used.
         tests: a list of `{"input": stdin, "output": stdout}` or `{"call": "f", "args": [...],
             "expected": value}`, or its JSON text.
         timeout_seconds: wall clock of all tests together, without the sandbox's own start (about
-            30 ms a test). The time limit of the reward must be longer, or a program that hangs
-            is not graded instead of wrong.
+            30 ms a test). The time limit of the reward must be longer, see `check_tests`.
         memory_bytes: address space of the program.
         form: `all` gives 1 when every test passes and else 0, and stops at the first failure;
             `share` gives the share that passes, which a constant answer can earn a part of.
@@ -177,24 +212,43 @@ def parse_tests(tests: object) -> tuple[UnitTest, ...]:
 
 
 def fenced_python(completion: str) -> str | None:
-    """The last closed ```` ```python ```` block of the answer, or `None`.
+    """The last closed block of the answer that says it is Python, or `None`.
 
-    Blocks of other languages do not count, and neither does one that was cut off.
+    Blocks as CommonMark has them: the closing mark is as long as the opening one or longer, and
+    the code loses the indentation of the opening mark, as in a list. Blocks of other languages do
+    not count, and neither does one that was cut off.
+
+    Source: CommonMark 0.31.2, section 4.5 (fenced code blocks).
     """
-    block: list[str] | None = None
-    is_python = False
+    block: list[str] = []
+    opening: re.Match[str] | None = None
     found: str | None = None
     for line in completion.rpartition(END_OF_THINKING)[2].split("\n"):
-        fence = line.strip()
-        if block is None:
-            if fence.startswith("```"):
-                block, is_python = [], fence.lower() in _OPENING
-        elif fence == "```":
-            found = "\n".join(block) if is_python else found
-            block = None
+        fence = _FENCE.match(line)
+        if opening is None:
+            if fence is not None and not _is_inline(fence):
+                opening, block = fence, []
+        elif fence is not None and fence[2].startswith(opening[2]) and not fence[3].strip():
+            found = "\n".join(block) if _is_python(opening[3]) else found
+            opening = None
         else:
-            block.append(line)
+            block.append(_outdented(line, len(opening[1])))
     return found
+
+
+def _is_inline(fence: re.Match[str]) -> bool:
+    """Whether it is code within a sentence: another backtick follows on the line."""
+    return fence[2].startswith("`") and "`" in fence[3]
+
+
+def _is_python(after_mark: str) -> bool:
+    language = _LANGUAGE.match(after_mark)
+    return language is not None and language[1].lower() in _PYTHON
+
+
+def _outdented(line: str, width: int) -> str:
+    """The line without its first white space, up to a width."""
+    return line[:width].lstrip(" \t") + line[width:]
 
 
 def _failures(
@@ -240,6 +294,7 @@ def _parsed(test: object, index: int) -> UnitTest:
         match dict(test):
             case {"input": str(stdin), "output": str(stdout), **rest} if not rest:
                 _check_text(stdin + stdout, index)
+                _check_size(stdout, index)
                 return OutputTest(stdin, stdout)
             case {"call": str(function), "args": list(arguments), "expected": expected, **rest} if (
                 not rest
@@ -248,7 +303,7 @@ def _parsed(test: object, index: int) -> UnitTest:
                     raise ValueError(
                         f"test {index} calls {function!r}; write `f` or `Class.method`"
                     )
-                _check_plain([arguments, expected], index)
+                _check_plain(arguments, expected, index)
                 return CallTest(function, tuple(arguments), expected)
             case _:
                 pass
@@ -265,12 +320,28 @@ def _check_text(text: str, index: int) -> None:
         raise ValueError(f"test {index} is no valid text: {error}") from error
 
 
-def _check_plain(values: list[object], index: int) -> None:
+def _check_plain(arguments: list[object], expected: object, index: int) -> None:
     """Refuses what JSON cannot carry: the program's value will come as JSON."""
     try:
-        json.dumps(values, allow_nan=False)
+        marshal.dumps(arguments)  # how they reach the program; it allows less depth than JSON
+        json.dumps(arguments, allow_nan=False)
+        written = json.dumps(expected, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"test {index} holds what is no JSON: {error}") from error
+    if not same_value(written, expected, tolerance=0.0):
+        raise ValueError(
+            f"test {index} expects {_short(expected)}, which does not equal itself once written "
+            "as JSON; keys must be strings."
+        )
+    _check_size(written, index)
+
+
+def _check_size(expected: str, index: int) -> None:
+    if len(expected.encode()) >= OUTPUT_BYTES:
+        raise ValueError(
+            f"test {index} expects {len(expected)} characters of output; a program is ended at "
+            f"{OUTPUT_BYTES} bytes, so none passes."
+        )
 
 
 def _asks_nothing(test: UnitTest) -> bool:

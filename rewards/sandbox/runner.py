@@ -32,6 +32,9 @@ MAX_TASKS = 64
 """Threads of one program, counted every `_TICK_SECONDS`. The kernel's own limit does not hold for
 root and counts all other processes of the user, so a busy machine would fail honest programs."""
 
+OUTPUT_BYTES = 1 << 20
+"""Standard output, standard error and returned value together."""
+
 _TICK_SECONDS = 0.02
 _TAIL_BYTES = 2000
 _MAX_PROCESSES = 4096
@@ -55,7 +58,7 @@ class Limits:
     """Wall clock, from the moment the program itself starts."""
     memory_bytes: int
     """Address space of its only process."""
-    output_bytes: int = 1 << 20
+    output_bytes: int = OUTPUT_BYTES
     """Standard output, standard error and returned value together."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -225,7 +226,18 @@ def test_the_time_is_that_of_all_tests_together(layer: Layer):
         ("<think>```python\na</think>\n```Python\nb\n```", "b"),
         ("```text\n```python\na\n```", None),
         ("  ```python \na\n  ``` ", "a"),
-        ("```python a\n```", None),
+        ("```python a\n```", ""),
+        ('```python title="a.py"\na\n```', "a"),
+        ("``` Py\r\na\n```\r", "a"),
+        ("```{.python}\na\n```", "a"),
+        ("```pythonic\na\n```", None),
+        ("~~~python\n```\na\n~~~", "```\na"),
+        ("````python\n```\na\n```\n`````", "```\na\n```"),
+        ("```python\na\n````python\nb\n```", "a\n````python\nb"),
+        ("```python\na\n~~~\nb\n```", "a\n~~~\nb"),
+        ("```x = 1``` is code\n```python\na\n```", "a"),
+        ("1. So:\n   ```python\n   if a:\n     b\n c\n   ```", "if a:\n  b\nc"),
+        ("\t```python\n\ta\n\t\tb\n\t```", "a\n\tb"),
         ("```python\n```", ""),
         ("print(1)", None),
         ("", None),
@@ -258,6 +270,9 @@ def test_the_program_is_the_last_closed_python_block_of_the_answer(
         ([{"input": "\ud800", "output": "x"}], "no valid text"),
         ([{"input": "1", "output": " \n"}], "an empty program passes"),
         ([{"call": "f", "args": [], "expected": None}], "an empty program passes"),
+        ([{"call": "f", "args": [], "expected": {1: 2}}], "keys must be strings"),
+        ([{"call": "f", "args": [], "expected": "x" * (1 << 20)}], "so none passes"),
+        ([{"input": "", "output": "x\n" * (1 << 19)}], "so none passes"),
     ],
 )
 def test_bad_tests_are_refused_when_they_are_loaded(tests: object, message: str):
@@ -273,6 +288,44 @@ def test_a_missing_column_is_named():
 def test_the_check_at_load_is_the_reward_s_own():
     assert python_tests.check_problem is check_tests
     check_tests(problem(json.dumps(SQUARE + DOUBLE)))
+
+
+@pytest.mark.parametrize(
+    ("num_tests", "options", "limit", "needed"),
+    [
+        (10, {}, 4.6, None),
+        (10, {}, 4.4, 5),
+        (150, {}, 5.0, 19),
+        (150, {}, None, None),
+        (10, {"timeout_seconds": 1.0}, 4.4, None),
+        (10, {"timeout_seconds": 9}, 10.0, 11),
+    ],
+)
+def test_a_time_limit_that_a_slow_program_could_use_up_is_refused(
+    num_tests: int, options: dict[str, object], limit: float | None, needed: int | None
+):
+    # needed = the program's own 3 s, 0.1 s for each test and 0.5 s for the first, rounded up
+    wanted = (
+        nullcontext()
+        if needed is None
+        else pytest.raises(ValueError, match=f"masked instead of wrong.* to {needed}\\.")
+    )
+    with wanted:
+        check_tests(problem(SQUARE * num_tests), options=options, timeout_seconds=limit)
+
+
+@needs_sandbox
+def test_the_pool_tells_the_check_its_time_limit():
+    many = problem(SQUARE * 40)
+    name = "cotree.rewards.sandbox.python_tests:python_tests"
+    for term, refused in [
+        (Term(name), 1),
+        (Term(name, timeout_seconds=9.0), 0),
+        (Term(name, options={"timeout_seconds": 0.4}), 0),
+        (Term(name, executor="inline"), 0),  # nothing is masked for its time there
+    ]:
+        with IsolatedPool([term], workers=1, timeout_seconds=5.0, memory_bytes=2 << 30) as pool:
+            assert len(pool.check([many])) == refused
 
 
 @pytest.mark.parametrize(
