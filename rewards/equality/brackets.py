@@ -129,7 +129,7 @@ class Brackets(Cursor, ABC):
             pair = (found[0], right)
             node: Node = Quotient(*pair) if stacked else Call("binom", pair)
             found = [node]
-        elif self.kind in ("mid", "|", ":") and len(found) == 1:
+        elif self.kind in ("mid", "|", ":", "rvert") and len(found) == 1:
             self.advance()
             condition = self.listing()
             self.fences.pop()

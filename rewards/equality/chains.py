@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from cotree.rewards.equality.approximation import approximate
 from cotree.rewards.equality.decimals import last_place
@@ -25,17 +26,20 @@ from cotree.rewards.equality.nodes import (
 from cotree.rewards.equality.scalar import symbols
 from cotree.rewards.equality.substitution import rebuilt
 
+MAX_MEMBERS = 12
+"""A longer chain is a calculation, and no answer."""
 _CLOSE = Fraction(1, 10**20)
 """Relative; values are known to about thirty digits."""
 
 
+@lru_cache(maxsize=64)
 def commits(chain: Relation) -> bool:
     r"""Whether the numbers of a chain of `=` and `\approx` are one number, not twice the same tree.
 
     A decimal stands for what rounds to it or was cut off to it; behind `\approx`, so does an
     integer. Members with symbols, and those whose value is unknown, contradict nothing.
     """
-    if len(set(chain.operands)) == 1:
+    if len(set(chain.operands)) == 1 or len(chain.operands) > MAX_MEMBERS:
         return False
     comparisons: tuple[str, ...] = ("=", *chain.comparisons)
     pairs = zip(chain.operands, comparisons, strict=True)

@@ -117,12 +117,23 @@ def _matched(
         # Most listings are in one order, or hold the very same trees.
         unmatched.sort(key=lambda each: each.value != wanted.value)
         for index, each in enumerate(unmatched):
-            if same_named(wanted, each, same) if by_name else same(wanted.value, each.value):
+            if same_named(wanted, each, same) if by_name else _same_items(wanted, each, same):
                 del unmatched[index]
                 break
         else:
             return False
     return True
+
+
+def _same_items(wanted: Named, found: Named, same: Same) -> bool:
+    """By value; `x = 1` beside the equation `x - 1 = 0` is an equation too."""
+    if isinstance(wanted.value, Relation) != isinstance(found.value, Relation):
+        return same(_equation(wanted), _equation(found))
+    return same(wanted.value, found.value)
+
+
+def _equation(item: Named) -> Node:
+    return item.value if item.name is None else Relation((item.name, item.value), ("=",))
 
 
 def _are_distinct(values: Sequence[Named]) -> bool:

@@ -48,6 +48,7 @@ _ENVIRONMENT = re.compile(r"\s*\{\s*([a-zA-Z]+\*?)\s*\}")
 _COLUMNS = re.compile(r"\s*(?:\[[a-z]\])?\s*\{[clr| ]*\}")
 _UNIT_TAIL = re.compile(r"(?:\^\{?[0-9]\}?)?(?:/[A-Za-z]+(?:\^\{?[0-9]\}?)?)?")
 _LISTED = re.compile(r"[A-Za-z] ?[,;] ?[A-Za-z]| (?:and|or) ")
+_POWER = re.compile(r"\^\{?[^{}]{0,20}")
 _NESTED = re.compile(r"\s*\{")
 _BASE = re.compile(r"\(?\s*(?:in\s+)?base[- ]*([0-9]+|[a-z]+)\s*\)?", re.IGNORECASE)
 _BASE_WORDS = {
@@ -183,7 +184,9 @@ class _Scanner:
         while rest[digits : digits + 1].isdigit() and digits < len(rest):
             digits += 1
         argument = len(self.tokens) > 1 and self.tokens[-2].kind in ("frac", "binom", "sqrt")
-        if digits and stop and len(run) == 1 and not argument:
+        power = _POWER.match(rest, digits)
+        product = power is not None and run in power[0]  # `n2^{n+1}`
+        if digits and stop and len(run) == 1 and not argument and not product:
             # `x1` written without a sub- or superscript sign is the variable x_1.
             self.add("_", "_", position + 1)
             self.add("number", rest[:digits], position + 1)

@@ -79,3 +79,8 @@ def test_other_nodes_are_not_spread(text: str):
 def test_the_names_of_a_chain(text: str, names: str | None):
     wanted: frozenset[Node] | None = (names and frozenset(Symbol(name) for name in names)) or None
     assert equal_names(parse(text)) == wanted
+
+
+def test_a_long_chain_is_a_calculation_and_no_answer():
+    assert commits(chain("=".join(["4", "2+2"] * 6)))
+    assert not commits(chain("=".join(["4", "2+2"] * 7)))
