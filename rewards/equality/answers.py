@@ -48,7 +48,7 @@ from cotree.rewards.equality.choices import choice
 from cotree.rewards.equality.domains import without_domains
 from cotree.rewards.equality.exact import rational
 from cotree.rewards.equality.nodes import BaseNumeral, Node
-from cotree.rewards.equality.parser import ParseError, parse
+from cotree.rewards.equality.parser import MAX_CHARS, ParseError, TooLarge, parse_clean
 from cotree.rewards.equality.readings import explained, reading
 from cotree.rewards.equality.text import clean
 from cotree.rewards.equality.typed import Comparison, TooMuchWorkError, kind
@@ -144,7 +144,9 @@ def _reference(reference: str) -> _Read:
 
 def _read(raw: str, text: str) -> _Read:
     try:
-        return _Read(text, parse(raw))
+        if len(raw) > MAX_CHARS:
+            raise TooLarge(f"{len(raw)} characters; an answer may have {MAX_CHARS}", MAX_CHARS)
+        return _Read(text, parse_clean(text))
     except ParseError as error:
         return _Read(text, None, str(error))
 

@@ -37,7 +37,7 @@ from cotree.rewards.equality.operands import Operands, degrees_or_percent
 from cotree.rewards.equality.text import clean
 from cotree.rewards.equality.tokens import END, ParseError, TooLarge, tokenize
 
-__all__ = ["MAX_CHARS", "ParseError", "TooLarge", "parse"]
+__all__ = ["MAX_CHARS", "ParseError", "TooLarge", "parse", "parse_clean"]
 
 MAX_CHARS = 4_000
 """Longer answers are refused before any work is done on them."""
@@ -55,7 +55,18 @@ def parse(text: str) -> Node:
     """
     if len(text) > MAX_CHARS:
         raise TooLarge(f"{len(text)} characters; an answer may have {MAX_CHARS}", MAX_CHARS)
-    text = clean(text)
+    return parse_clean(clean(text))
+
+
+def parse_clean(text: str) -> Node:
+    """The tree of a text that `clean` has made uniform.
+
+    Raises:
+        ParseError: the text cannot be read; the message says where and what was expected.
+        TooLarge: it exceeds a bound.
+    """
+    if len(text) > 2 * MAX_CHARS:
+        raise TooLarge(f"{len(text)} characters; an answer may have {MAX_CHARS}", MAX_CHARS)
     if match := _INTEGER.fullmatch(text):
         value = numerals.number(match[2])
         return Negation(value) if match[1] else value

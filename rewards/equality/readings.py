@@ -25,12 +25,13 @@ from cotree.rewards.equality.nodes import (
     Sum,
     Symbol,
 )
-from cotree.rewards.equality.substitution import contains, rebuilt, substituted
+from cotree.rewards.equality.substitution import rebuilt, substituted
 from cotree.rewards.equality.units import unit_name
-from cotree.rewards.equality.walk import symbols, walk
+from cotree.rewards.equality.walk import walk
 
 _ACCENTED = re.compile(r"(?:overline|vec|hat|overarc|angle|triangle) ([A-Za-z]{1,8})")
 _CHOSEN_FROM = re.compile(r"([CAP])_([0-9]{1,4}|[a-z])")
+_CHOOSING = ("C_", "A_", "P_", "C(", "P(")
 _CONSTANTS_OF_INTEGRATION = ("C", "c")
 _TO = re.compile(r" ?(?:\\text\{ ?to ?\}|\bto\b) ?")
 _RATIO = re.compile(r"[0-9.]{1,20}(?: ?(?:\\text\{ ?to ?\}|\bto\b) ?[0-9.]{1,20}){1,4}")
@@ -56,13 +57,13 @@ def reading(text: str, node: Node | None, other: Node | None) -> str:
 
 def explained(reference: Node, answer: Node) -> tuple[Node, Node]:
     """Both sides with the notation of either rewritten as the other side explains it."""
-    if isinstance(reference, Number) and isinstance(answer, Number):
+    if reference == answer:
         return reference, answer
-    left, right = symbols(reference), symbols(answer)
-    if not left and not right and not contains(answer, Call):
-        return reference, answer
-    for rewrite in (_without_accents, _with_binomials):
-        reference, answer = rewrite(reference, right), rewrite(answer, left)
+    left, right = _names(reference), _names(answer)
+    if any(" " in name for name in left | right):
+        reference, answer = _without_accents(reference, right), _without_accents(answer, left)
+    if any(name.startswith(_CHOOSING) for name in left | right):
+        reference, answer = _with_binomials(reference, right), _with_binomials(answer, left)
     return reference, _with_constant_named(answer, reference, left, right)
 
 
@@ -87,6 +88,17 @@ def measured_as(node: Node, unit: str) -> Quantity | None:
     if not spelled or unit_name(" ".join(spelled)) != wanted:
         return None
     return Quantity(factors[0] if len(factors) == 1 else Product(tuple(factors)), unit)
+
+
+def _names(node: Node) -> frozenset[str]:
+    """Names of symbols and, with a parenthesis, of functions."""
+    found: set[str] = set()
+    for each, _ in walk(node):
+        if isinstance(each, Symbol):
+            found.add(each.name)
+        elif isinstance(each, Call):
+            found.add(f"{each.name}(")
+    return frozenset(found)
 
 
 def _unit_letter(node: Node) -> str | None:
@@ -128,7 +140,7 @@ def _letter(letter: str, others: frozenset[str]) -> Node:
 
 def _with_binomials(node: Node, others: frozenset[str]) -> Node:
     r"""`C_n^k`, `C(n, k)` and `A_n^k` as numbers where the other side has no C or A."""
-    taken = {name.partition("_")[0] for name in others}
+    taken = {name.rstrip("(").partition("_")[0] for name in others}
 
     def change(each: Node) -> Node | None:
         match each:
