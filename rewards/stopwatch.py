@@ -34,7 +34,8 @@ def graded_one_by_one(
     """Result and seconds of each item, in the order given.
 
     The seconds are the function's own where it returned a reward; else, as when it was killed,
-    they are those until the parent knew.
+    they are those until the parent knew. A reward with a check of problems has made it before, as
+    in a run; what it refused is graded all the same, and the reason says so.
 
     Args:
         term: the reward; its weight plays no part.
@@ -88,15 +89,27 @@ def timer(reward: str, options: Mapping[str, object]) -> RewardFn:
     loop = asyncio.Runner()
 
     def timed(completion: str, problem: Problem) -> object:
+        refused = _refused(inner, problem)
         started = time.perf_counter()
         returned = _called(inner, (completion, problem), loop)
         seconds = time.perf_counter() - started
         found = outcome(returned, completion)
         if isinstance(found, Reward):
-            return replace(found, breakdown={"seconds": seconds})
+            return replace(found, reason=f"{found.reason}{refused}", breakdown={"seconds": seconds})
         return returned  # no reward: the worker says what is wrong with it
 
     return timed
+
+
+def _refused(inner: BoundReward, problem: Problem) -> str:
+    """What the reward's own check has against the problem, to append to a reason."""
+    if inner.check is None:
+        return ""
+    try:
+        inner.check(problem)
+    except ValueError as error:
+        return f"; its problem would be refused: {error}"
+    return ""
 
 
 async def _awaited(returned: object) -> object:

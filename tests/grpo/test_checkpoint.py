@@ -21,7 +21,6 @@ from cotree.grpo.checkpoint import (
 from cotree.grpo.types import Completion, Group, Rollout
 from cotree.rewards.types import Failure, Problem, Reward, Status, StepScore, Ungraded, Verdict
 
-
 # A column of a parquet file may hold what JSON cannot.
 PROBLEM = Problem("p/1", "prompt\n", "7", "arithmetic", "3+4", {"image": b"\x89PNG"})
 

@@ -14,7 +14,7 @@ REWARDS = """
 import time
 time.sleep(0.7)  # an import that is slower than the limit of a completion
 
-from cotree.rewards.types import Reward, Status, StepScore, Verdict
+from cotree.rewards.types import Reward, Status, StepScore, Verdict, checked_by
 
 
 def slow(completion, problem, *, scale=1.0):
@@ -36,6 +36,17 @@ def batch_of_references(completions, reference):
 
 async def later(completion):
     return 0.25
+
+
+def slow_check(problem):
+    time.sleep(0.2)
+    if not problem.reference:
+        raise ValueError("no reference")
+
+
+@checked_by(slow_check)
+def checked(completion, reference):
+    return Reward(1.0, "fine")
 
 
 def nothing(completion):
@@ -78,6 +89,22 @@ def test_the_time_is_that_of_the_function_and_the_result_as_without_a_stopwatch(
     assert second == Reward(1.0, "slept 0.0", status=Status.PARSE_ERROR)
     assert 0.15 <= slow_seconds < 0.9
     assert fast_seconds < 0.1
+
+
+def test_a_check_of_problems_is_made_before_the_time_is_taken(file: Path):
+    items = [("a", Problem(str(i), "", reference, "t")) for i, reference in enumerate(("7", ""))]
+    (fine, seconds), (refused, _) = graded_one_by_one(
+        Term(f"{file}:checked"),
+        items,
+        workers=1,
+        timeout_seconds=2.0,
+        memory_bytes=2 << 30,
+    )
+    assert (fine.reason, refused.reason) == (
+        "fine",
+        "fine; its problem would be refused: no reference",
+    )
+    assert seconds < 0.1
 
 
 def test_a_hanging_completion_is_killed_and_the_next_one_is_graded(file: Path):
