@@ -94,6 +94,8 @@ class Comparison:
             self._level -= 1
 
     def _same_by_kind(self, reference: Node, answer: Node) -> bool:
+        if isinstance(reference, Number) and isinstance(answer, Number):
+            return decimals_agree(reference, answer) is True
         reference, answer = _sign_inside(reference), _sign_inside(answer)
         wanted, found = _measured(reference), _measured(answer)
         if wanted.unit and not found.unit:

@@ -1,13 +1,20 @@
 """Walks over a tree without recursion, so that a tree of any depth can be measured."""
 
 from collections.abc import Iterator
+from typing import get_args
 
-from cotree.rewards.equality.nodes import BigOperator, Node, Symbol
+from cotree.rewards.equality.nodes import BigOperator, Constant, Node, Number, Symbol, Words
+
+# `isinstance` against a union of two dozen types took a tenth of a comparison.
+_NODES = frozenset(get_args(Node))
+_LEAVES = frozenset((Number, Symbol, Constant, Words))
 
 
 def children(node: Node) -> list[Node]:
     """The nodes directly below `node`, from left to right."""
     found: list[Node] = []
+    if type(node) in _LEAVES:
+        return found
     for name in node.__slots__:
         _collect(getattr(node, name), found)
     return found
@@ -49,8 +56,8 @@ def symbols(node: Node) -> frozenset[str]:
 
 
 def _collect(field: object, found: list[Node]) -> None:
-    if isinstance(field, tuple):
+    if type(field) in _NODES:
+        found.append(field)  # pyright: ignore[reportArgumentType]
+    elif isinstance(field, tuple):
         for item in field:  # pyright: ignore[reportUnknownVariableType]
             _collect(item, found)  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(field, Node):
-        found.append(field)
