@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -108,7 +110,8 @@ def grade(
             timeout_seconds=timeout,
             memory_bytes=memory_bytes,
         )
-        judged = [Judged(row, *result) for row, result in zip(rows, results, strict=True)]
+        with closing(results):
+            judged = [Judged(row, *result) for row, result in zip(rows, results, strict=True)]
         if as_json:
             typer.echo(json.dumps(asdict(summarized(judged)), allow_nan=False))
             return
@@ -164,7 +167,8 @@ def try_out(
             timeout_seconds=timeout,
             memory_bytes=memory_bytes,
         )
-        tried = [Tried(trial, *result) for trial, result in zip(trials, results, strict=True)]
+        with closing(results):
+            tried = [Tried(trial, *result) for trial, result in zip(trials, results, strict=True)]
         show_tried(tried)
         refused = _refused(term, trials, timeout, memory_bytes) if reward.check else []
         for message in refused:
@@ -211,9 +215,10 @@ def audit(
             timeout_seconds=timeout,
             memory_bytes=memory_bytes,
         )
-        opinions = [
-            SecondOpinion(row, result) for row, (result, _) in zip(rows, results, strict=True)
-        ]
+        with closing(results):
+            opinions = [
+                SecondOpinion(row, result) for row, (result, _) in zip(rows, results, strict=True)
+            ]
         show_audit(opinions, against)
         if html is not None:
             write_audit_page(html, opinions, against=against, source=samples)
@@ -257,5 +262,10 @@ def _usage() -> Generator[None]:
     """What is wrong with files, names and options is the user's to mend: exit code 2."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `head` does. Nothing is left to say, also not
+        # when Python closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
     except (ValueError, OSError, ImportError, WorkerStartError) as error:
         raise ConfigError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,21 +113,32 @@ def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         ValueError: a line is no JSON object.
     """
-    if not path.is_file():
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.jsonl"))
+        raise IsADirectoryError(
+            f"{str(path)!r} is a folder; give a file. Its .jsonl files: {inside or 'none'}."
+        )
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} in {str(Path.cwd())!r}.")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            # Some editors open a file with a byte-order mark.
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             place = f"{path}, row {number}"
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                text = line.decode()
+                row = json.loads(text)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place}: not UTF-8 ({error}).") from error
+            except (ValueError, RecursionError) as error:  # also 5000 digits, 5000 brackets
                 raise ValueError(f"{place}: not JSON ({error}).") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{place}: {line[:80]!r} is not a JSON object.")
+                raise ValueError(f"{place}: {text[:80]!r} is not a JSON object.")
             yield place, row
 
 

@@ -5,7 +5,9 @@ import importlib.util
 import inspect
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.abc import InspectLoader
@@ -127,18 +129,25 @@ def resolve(name: str, *, source: SourceFile | None = None) -> RewardFn:
         source: of a name with a path: the file's text, which is used instead of the file.
 
     Raises:
-        RewardLookupError: there is no such name, module, file or function.
+        RewardLookupError: there is no such name, module, file or function, or importing it
+            raised something else than an `ImportError`.
+        ImportError: something that it imports is missing.
     """
     path, attribute = _split_path(name)
     if path is not None:
         file = source or _read(path)
-        module = _module_from_file(file)
+        with _importing(name, Path(file.path).parent):
+            module = _module_from_file(file)
         return _attribute(module, attribute or _only_function(module, name), name)
     source_module, colon, attribute = name.rpartition(":")
     if not colon:
-        return _function(_installed_entry(name).load(), name)
+        entry = _installed_entry(name)
+        with _importing(name):
+            found = entry.load()
+        return _function(found, name)
     try:
-        module = importlib.import_module(source_module)
+        with _importing(name):
+            module = importlib.import_module(source_module)
     except ModuleNotFoundError as error:
         # A missing import inside the module is another problem; its own message says so.
         if error.name is None or not f"{source_module}.".startswith(f"{error.name}."):
@@ -239,6 +248,31 @@ def _installed_entry(name: str) -> EntryPoint:
             "Other forms: `module:function` and `path/file.py:function`."
         )
     return known[name]
+
+
+@contextmanager
+def _importing(name: str, folder: Path | None = None) -> Generator[None]:
+    """Importing runs someone's code: what it raises, `sys.exit()` included, becomes a message."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        beside = () if folder is None else (folder / f"{missing}.py", folder / missing)
+        if not missing or not any(path.exists() for path in beside):
+            raise
+        raise RewardLookupError(
+            f"reward {name!r} imports {missing!r}, which lies beside it. A reward file is run from "
+            "its text alone, on any machine; install both as a package, and name the reward "
+            "`module:function`."
+        ) from error
+    except ImportError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise RewardLookupError(
+            f"reward {name!r}: importing it raised {type(error).__name__}: {error} "
+            f"(at {place.filename}:{place.lineno})"
+        ) from error
 
 
 def _split_path(name: str) -> tuple[Path | None, str]:

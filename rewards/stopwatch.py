@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -30,8 +30,8 @@ def graded_one_by_one(
     workers: int,
     timeout_seconds: float,
     memory_bytes: int,
-) -> Iterator[tuple[Reward | Ungraded, float]]:
-    """Result and seconds of each item, in the order given.
+) -> Generator[tuple[Reward | Ungraded, float]]:
+    """Result and seconds of each item, in the order given; close it to stop early.
 
     The seconds are the function's own where it returned a reward; else, as when it was killed,
     they are those until the parent knew. A reward with a check of problems has made it before, as
@@ -56,14 +56,15 @@ def graded_one_by_one(
         f"timed = timer(*json.loads({call!r}))\n"
     )
     stopwatch = Term(_NAME, source=SourceFile("stopwatch.py", text))
+    # The pool is closed first: an interrupted command must not wait for a call in flight.
     with (
+        ThreadPoolExecutor(workers) as threads,
         IsolatedPool(
             [stopwatch],
             workers=workers,
             timeout_seconds=timeout_seconds,
             memory_bytes=memory_bytes,
         ) as pool,
-        ThreadPoolExecutor(workers) as threads,
     ):
 
         def graded(item: Item) -> tuple[Reward | Ungraded, float]:

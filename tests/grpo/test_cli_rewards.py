@@ -1,10 +1,13 @@
 """Tests for grpo/cli_rewards.py: what the commands print, their exit codes, their messages."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cotree.grpo.cli import main
@@ -127,6 +130,9 @@ def test_grade_passes_options_on(capsys):
         (["--cases", "good.jsonl", "--extraction", "lenient"], "has no option 'extraction'"),
         (["--cases", "good.jsonl", "--reward", "answre"], "did you mean 'answer'"),
         (["--cases", "good.jsonl", "--reward", "no.py"], "no reward file 'no.py'"),
+        (["--cases", "good.jsonl", "--reward", "exit.py"], "importing it raised SystemExit: 0"),
+        (["--cases", "good.jsonl", "--reward", "syntax.py"], "importing it raised SyntaxError"),
+        (["--cases", "."], "is a folder; give a file. Its .jsonl files: ['bad.jsonl', 'good"),
     ],
 )
 def test_wrong_usage_of_grade_is_one_message_and_exit_code_2(
@@ -134,6 +140,8 @@ def test_wrong_usage_of_grade_is_one_message_and_exit_code_2(
 ):
     write("good.jsonl", labeled("2", True))
     write("bad.jsonl", labeled("2", True), {"kind": "answer"})
+    Path("exit.py").write_text("import sys\nsys.exit(0)")  # not to be taken for success
+    Path("syntax.py").write_text("def f(completion: return 1.0")
     assert grade(*arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -233,6 +241,44 @@ def test_text_that_a_terminal_would_obey_is_escaped(capsys):
     samples = write("samples.jsonl", {**SAMPLE, "reference": "\x1b[2J\ud800[red]"})
     assert main(["reward", "audit", samples, "--against", "mine.py:equal"]) == 0
     assert r"\x1b[2J\ud800[red]" in capsys.readouterr().out
+
+
+def command(*arguments: str) -> list[str]:
+    code = "import sys\nfrom cotree.grpo.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word():
+    rows = [labeled("3", True)] * 200  # each error is shown, which is more than a pipe holds
+    arguments = ["grade", "--cases", write("cases.jsonl", *rows), "--show-errors"]
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_command_and_its_processes_at_once(number: signal.Signals):
+    Path("slow.py").write_text(
+        "import os, time\ndef f(completion):\n    open('started', 'w').close()\n"
+        "    time.sleep(1000)\n"
+    )
+    cases = write("cases.jsonl", *[labeled("2", True)] * 500)
+    arguments = ["grade", "--cases", cases, "--reward", "slow.py", "--timeout", "500"]
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 60
+        while not Path("started").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert (process.stderr.read(), process.wait(60)) == (b"interrupted.\n", 130)
+    assert children
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert not left
 
 
 def test_the_commands_load_no_torch_ray_or_vllm():

@@ -67,6 +67,29 @@ def test_rows_that_are_not_json_objects_are_named(tmp_path: Path):
         list(json_rows(path))
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (b'{"a": "\xff"}', "not UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'\xef\xbb\xbf{"a": 1}', "not JSON"),  # a byte-order mark that begins no file
+    ],
+)
+def test_a_row_that_no_reader_survives_is_named(tmp_path: Path, row: bytes, says: str):
+    path = tmp_path / "cases.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n' + row)
+    with pytest.raises(ValueError, match=f"row 2: {says}"):
+        list(json_rows(path))
+
+
+def test_a_folder_is_no_file_and_its_files_are_named(tmp_path: Path):
+    write(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give a file. .*\['cases.jsonl'\]"):
+        list(json_rows(tmp_path))
+
+
 def test_a_missing_and_an_empty_file_are_errors(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no file"):
         read_cases(tmp_path / "none.jsonl")

@@ -78,6 +78,31 @@ def test_an_import_that_fails_inside_a_module_keeps_its_own_message(tmp_path: Pa
             resolve(f"{tmp_path}/broken.py:f")
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import sys\nsys.exit(0)", r"raised SystemExit: 0 \(at .*mine.py:2\)"),
+        ("def f(completion: return 1", r"raised SyntaxError: .*\(mine.py, line 1\)"),
+        ("x = 1\n1 / 0", r"raised ZeroDivisionError: division by zero \(at .*mine.py:2\)"),
+        ("import sibling", "imports 'sibling', which lies beside it"),
+        ("from folder.inside import f", "imports 'folder', which lies beside it"),
+    ],
+)
+def test_what_an_import_raises_is_a_message_and_never_an_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
+):
+    (tmp_path / "sibling.py").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.py").write_text(code)
+    for name in (f"{tmp_path}/mine.py:f", "mine:f"):
+        with pytest.raises(RewardLookupError, match=says):
+            resolve(name)
+        if "lies beside" in says:
+            return  # as a module of the import path it may import its neighbors
+        monkeypatch.syspath_prepend(tmp_path)
+        assert "importing it raised" in describe([name])[0].error
+
+
 def test_options_are_checked_against_the_signature(tmp_path: Path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     name = f"{tmp_path}/mine.py:short"
