@@ -71,9 +71,9 @@ def test_values(text: str, value: Fraction):
     ],
 )
 def test_what_has_no_rational_value_of_reasonable_size_has_none(text: str):
-    started = time.process_time()
+    started = time.thread_time()
     assert rational(parse(text)) is None
-    assert time.process_time() - started < 0.05
+    assert time.thread_time() - started < 0.05
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)

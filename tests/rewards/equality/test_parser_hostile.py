@@ -55,13 +55,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_answered_in_time(name: str):
-    started = time.process_time()
+    started = time.thread_time()
     try:
         tree = parse(HOSTILE[name])
     except ParseError:
         tree = None
     # CPU time; on an idle machine all are below 50 ms.
-    assert time.process_time() - started < 0.25
+    assert time.thread_time() - started < 0.25
     assert tree is None or within(tree, max_nodes=10_000, max_depth=400)
 
 

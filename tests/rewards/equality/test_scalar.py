@@ -183,10 +183,10 @@ def test_hostile_answers_take_bounded_time_and_raise_nothing(text: str):
     except ValueError:
         return
     for other in ("12", "x", r"\pi+1", text):
-        started = time.process_time()
+        started = time.thread_time()
         verdict = same_scalar(node, parse(other))
         # CPU time, several times the usual: the machine that runs the tests may be slow.
-        assert time.process_time() - started < 0.25, f"{text} against {other}"
+        assert time.thread_time() - started < 0.25, f"{text} against {other}"
         assert verdict in Sameness
 
 

@@ -63,6 +63,6 @@ def test_a_second_cleaning_of_what_has_no_escapes_changes_nothing(text: str):
     "piece", ["\\", r"\left", "{,}", "½", "$", r"\\frac", "1,\\!", "\t", r"\hspace{", "`", "**"]
 )
 def test_time_grows_with_the_length_only(piece: str):
-    started = time.process_time()
+    started = time.thread_time()
     clean(piece * (100_000 // len(piece)))
-    assert time.process_time() - started < 1.0
+    assert time.thread_time() - started < 1.0

@@ -121,6 +121,6 @@ def test_an_unknown_form_is_refused():
     ],
 )
 def test_hostile_texts_are_judged_in_seconds(text: str):
-    start = time.process_time()
+    start = time.thread_time()
     arithmetic_steps(text, PROBLEM, algebra=True)
-    assert time.process_time() - start < 10.0
+    assert time.thread_time() - start < 10.0

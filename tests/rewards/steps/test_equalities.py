@@ -96,6 +96,6 @@ def test_spans_lie_in_the_text_and_never_run_backwards(text: str):
 )
 def test_hostile_repetition_takes_linear_time(piece: str):
     text = piece * (60_000 // len(piece))
-    start = time.process_time()
+    start = time.thread_time()
     equalities(text)
-    assert time.process_time() - start < 8.0
+    assert time.thread_time() - start < 8.0

@@ -39,9 +39,9 @@ def test_no_text_is_paid_and_none_costs_more_than_one(text: str, n: int):
 
 
 def test_long_texts_take_linear_time():
-    start = time.process_time()
+    start = time.thread_time()
     repetition("word " * 100_000, PROBLEM)
-    assert time.process_time() - start < 5.0
+    assert time.thread_time() - start < 5.0
 
 
 @pytest.mark.parametrize(("n", "allowed"), [(0, 0.5), (3, 1.0), (3, -0.1)])
