@@ -98,7 +98,10 @@ def _against_numbers(left: Node, right: Node) -> set[str]:
         return set(symbols(left) | symbols(right))
     if type(left) is not type(right):
         return set()
-    pairs = list(zip(children(left), children(right), strict=False))
+    below, opposite = children(left), children(right)
+    if len(below) != len(opposite):
+        return set()
+    pairs = zip(below, opposite, strict=True)
     return set().union(*(_against_numbers(a, b) for a, b in pairs))
 
 
@@ -141,8 +144,10 @@ def _between(parts: Sequence[Node], place: int) -> list[Node]:
         steps = None  # what stands further in front is no term of the series
     if not steps or len(steps) != len(distances):
         unit = max((abs(d) for d in distances), default=Fraction(0))
-        steps = [distance / unit for distance in distances] if unit else []
-    counts = {d / s for d, s in zip(distances, steps, strict=False) if s}
+        if not unit:
+            raise _NoPatternError
+        steps = [distance / unit for distance in distances]
+    counts = {d / s for d, s in zip(distances, steps, strict=True) if s}
     if len(counts) != 1:
         raise _NoPatternError
     (count,) = counts
