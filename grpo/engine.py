@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -46,6 +46,8 @@ class Sampling:
     """Logits are divided by it; 0 is greedy."""
     top_p: float = 1.0
     """Probability mass of the most likely tokens that may be drawn."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, which contains them: tokens are the truth, text is derived."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -57,6 +59,8 @@ class Sampling:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p} must lie in (0, 1].")
+        if not all(self.stop):
+            raise ValueError(f"stop = {self.stop!r} has an empty text, which every completion has.")
 
 
 def engine_environment(*, threads: int, cuda: bool) -> dict[str, str]:
@@ -156,14 +160,7 @@ class Generator:
             StaleGeneratorError: the weights are older than `min_version`, or unproven.
             ValueError: a prompt is empty or leaves no room for `max_tokens`; a seed is negative.
         """
-        if self._version is None or self._version < min_version:
-            held = "weights whose proof failed" if self._version is None else f"v{self._version}"
-            raise StaleGeneratorError(
-                f"the generator holds {held}, the caller needs policy v{min_version}. Call "
-                "load_weights() with that version first; a restarted replica starts at v0."
-            )
-        for request in requests:
-            self._check_room(request, sampling)
+        self._check(requests, sampling, min_version)
         started = time.perf_counter()
         prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests for _ in r.seeds]
         params = [self._params(sampling, seed) for r in requests for seed in r.seeds]
@@ -173,6 +170,41 @@ class Generator:
         assert sum(map(len, groups)) == len(outputs), "the engine answered another number"
         self._stats["seconds"] += time.perf_counter() - started
         return groups
+
+    def stream(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, min_version: int
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """As `sample`, but yields (index of a request, its completions) as requests finish.
+
+        All requests are in the engine at once, so a long completion keeps no other one waiting.
+        Leaving the iterator early takes those that are under way out of the engine.
+
+        Raises:
+            StaleGeneratorError, ValueError: as `sample`, before anything is sampled.
+        """
+        self._check(requests, sampling, min_version)
+        started, engine = time.perf_counter(), self._llm.llm_engine
+        waiting: dict[str, tuple[int, int]] = {}  # request id -> (request, sample)
+        done: list[dict[int, Completion]] = [{} for _ in requests]
+        try:
+            for index, request in enumerate(requests):
+                prompt = {"prompt_token_ids": list(request.prompt_ids)}
+                for sample, seed in enumerate(request.seeds):
+                    params = self._params(sampling, seed)
+                    engine.add_request(f"{index}/{sample}", prompt, params)
+                    waiting[f"{index}/{sample}"] = (index, sample)
+            while waiting:
+                for output in engine.step():
+                    if not output.finished:
+                        continue
+                    index, sample = waiting.pop(output.request_id)
+                    done[index][sample] = self._completion(output)
+                    if len(done[index]) == len(requests[index].seeds):
+                        yield index, tuple(done[index][i] for i in range(len(done[index])))
+                        done[index] = {}
+        finally:
+            engine.abort_request(list(waiting))
+            self._stats["seconds"] += time.perf_counter() - started
 
     def load_weights(self, update: WeightUpdate, canary: Canary) -> SyncProof:
         """Replaces the weights and proves that the engine computes with them.
@@ -228,6 +260,18 @@ class Generator:
         """Totals since the start: tokens, seconds of sampling, prompt tokens, cached ones."""
         return dict(self._stats)
 
+    def _check(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, min_version: int
+    ) -> None:
+        if self._version is None or self._version < min_version:
+            held = "weights whose proof failed" if self._version is None else f"v{self._version}"
+            raise StaleGeneratorError(
+                f"the generator holds {held}, the caller needs policy v{min_version}. Call "
+                "load_weights() with that version first; a restarted replica starts at v0."
+            )
+        for request in requests:
+            self._check_room(request, sampling)
+
     def _check_room(self, request: SampleRequest, sampling: Sampling) -> None:
         length, limit = len(request.prompt_ids), self._generator.max_model_len
         if not length:
@@ -244,6 +288,7 @@ class Generator:
 
     def _params(self, sampling: Sampling, seed: int) -> VllmObject:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
             max_tokens=sampling.max_tokens,
@@ -251,9 +296,11 @@ class Generator:
             top_p=sampling.top_p,
             seed=seed,
             stop_token_ids=self._stop_ids,
+            stop=list(sampling.stop),
             logprobs=0,  # the sampled token's alone
             flat_logprobs=True,
-            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=bool(sampling.stop),  # vLLM looks for stop texts in its own text
         )
 
     def _completion(self, output: VllmObject) -> Completion:

@@ -7,7 +7,7 @@ samples with the weights before the load: bounded staleness needs no clock and r
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -167,6 +167,49 @@ class GeneratorGroup:
         pending.order = self._submitted
         self._pending.add(pending)
         return pending
+
+    def stream(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, min_version: int
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """(index of a request, its completions) as requests finish; see `Generator.stream`.
+
+        A replica that dies is replaced, and what it left undone is sampled again with the same
+        seeds, hence with the same result.
+
+        Raises:
+            GeneratorDiedError: a replica died a second time; something kills them.
+        """
+        left: list[dict[int, SampleRequest]] = [{} for _ in self._actors]
+        for index, request in enumerate(requests):
+            left[index % self.replicas][index] = request
+
+        def start(replica: int) -> RayHandle:
+            remote = self._actors[replica].stream.options(num_returns="streaming")
+            return remote.remote(list(left[replica].values()), sampling, min_version=min_version)
+
+        running = {replica: start(replica) for replica, share in enumerate(left) if share}
+        indices = {replica: list(left[replica]) for replica in running}
+        revived: set[int] = set()
+        while running:
+            (ready, *_), _ = ray.wait(list(running.values()), num_returns=1)
+            (replica,) = [r for r, stream in running.items() if stream is ready]
+            try:
+                ref = next(ready)
+                (position, completions) = self.get([(replica, ref)])[0]
+            except StopIteration:
+                del running[replica]
+                continue
+            except GeneratorDiedError as error:
+                if replica in revived:
+                    raise
+                _LOG.warning("%s Restarting it; its work is repeated.", error)
+                revived.add(replica)
+                self.restart()
+                indices[replica], running[replica] = list(left[replica]), start(replica)
+                continue
+            index = indices[replica][position]
+            del left[replica][index]
+            yield index, completions
 
     def load_weights(self, update_ref: ray.ObjectRef[Any], canary: Canary) -> list[SyncProof]:
         """Moves every replica to new weights behind the work queued so far, and waits.

@@ -115,6 +115,34 @@ def test_a_seed_gives_the_same_completion_in_any_batch_order_and_cache_state(hos
     assert len({c.token_ids for group in together for c in group}) > 30  # seeds do matter
 
 
+def test_a_stream_yields_each_request_once_and_the_same_completions(host: Host):
+    requests = [request(n, length=20 + n, seeds=tuple(range(n + 1))) for n in range(6)]
+    streamed = host(lambda g, r, s: list(g.stream(r, s, min_version=0)), requests, AT_ONE)
+    assert sorted(index for index, _ in streamed) == list(range(6))
+    assert dict(streamed) == dict(enumerate(host.sample(requests)))
+
+
+def test_a_stream_left_early_leaves_nothing_in_the_engine(host: Host):
+    def leave_early(generator: Any, requests: list[SampleRequest], sampling: Sampling) -> bool:
+        stream = generator.stream(requests, sampling, min_version=0)
+        next(stream)
+        stream.close()
+        return generator._llm.llm_engine.has_unfinished_requests()
+
+    requests = [request(n, seeds=(n, n + 1)) for n in range(8)]
+    assert host(leave_early, requests, AT_ONE) is False
+    assert len(host.sample(requests)) == 8  # and it still works
+
+
+def test_a_stop_text_ends_a_completion_that_contains_it(host: Host):
+    free = host.sample([request(3)])[0][0]
+    stop = free.text[5:7]
+    (ended,) = host.sample([request(3)], replace(AT_ONE, stop=(stop,)))[0]
+    assert ended.text == free.text[: free.text.index(stop) + 2]  # one token a character
+    assert ended.stop_reason == "stop"
+    assert ended.logprobs == free.logprobs[: len(ended.token_ids)]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
 def test_logprobs_are_of_the_sampling_distribution(
     host: Host, tiny_model: Path, temperature: float

@@ -64,6 +64,24 @@ def test_replicas_share_the_work_and_answer_in_order(group: GeneratorGroup):
     assert group.submit([], SAMPLING, min_version=0).result() == []
 
 
+def test_a_stream_loses_nothing_when_a_replica_is_killed(group: GeneratorGroup):
+    asked = requests(40, seeds=8)
+    expected = group.submit(asked, SAMPLING, min_version=0).result()
+    victim = ray.get(group._actors[1].__ray_call__.remote(lambda _: os.getpid()))
+    got: dict[int, tuple[Completion, ...]] = {}
+    for index, completions in group.stream(asked, SAMPLING, min_version=0):
+        if not got:
+            os.kill(victim, signal.SIGKILL)
+        assert index not in got, "a request came twice"
+        got[index] = completions
+    assert [got[index] for index in range(len(asked))] == expected
+
+
+def test_a_stream_raises_what_a_replica_raises(group: GeneratorGroup):
+    with pytest.raises(StaleGeneratorError, match=r"^the generator holds v"):
+        next(group.stream(requests(2), SAMPLING, min_version=10_000))
+
+
 def test_what_a_replica_raises_arrives_as_it_is(group: GeneratorGroup):
     pending = group.submit(requests(2), SAMPLING, min_version=10_000)
     with pytest.raises(StaleGeneratorError, match=r"^the generator holds v"):

@@ -1,0 +1,1 @@
+"""Evaluation on benchmarks: sampling, grading, estimates with error bars, comparison."""
