@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
+from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
 from cotree.grpo.cli_rewards import grade, reward_app
+from cotree.grpo.cli_stage import Config, Overrides, Resume, show_result, stage
 from cotree.grpo.config import Pipeline, RowsTask
 from cotree.grpo.reward_terms import bound_rewards
 from cotree.grpo.run_folder import ConfigError, RunFolder, dump_toml, load_pipeline
@@ -33,21 +33,9 @@ app = typer.Typer(
 )
 
 
-Config = Annotated[Path, typer.Argument(help="A pipeline's .toml file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override one key, e.g. --set train.num_steps=5. Repeatable.",
-        show_default=False,
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue from the last checkpoint; start if there is none."),
-]
-
+app.command()(evaluate)
+app.command()(compare)
+app.command()(benchmarks)
 app.command()(grade)
 app.add_typer(reward_app, name="reward")
 
@@ -66,11 +54,11 @@ def sft(
     """Cold start: teach the starting model the format with worked solutions."""
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
-        with _stage(pipeline):
+        with stage(pipeline):
             from cotree.grpo.stages import sft_stage
 
             result = sft_stage(pipeline, resume=resume, json_lines=json_lines)
-        _show_result(result, json_lines=json_lines)
+        show_result(result, json_lines=json_lines)
 
 
 @app.command()
@@ -85,33 +73,11 @@ def train(
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         bound_rewards(pipeline)
-        with _stage(pipeline):
+        with stage(pipeline):
             from cotree.grpo.stages import train_stage
 
             result = train_stage(pipeline, resume=resume, json_lines=json_lines)
-        _show_result(result, json_lines=json_lines)
-
-
-@app.command()
-def evaluate(
-    config: Config,
-    overrides: Overrides = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder; default: the run's latest model."),
-    ] = None,
-    json_lines: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Accuracy of a checkpoint on the held-back problems, with an interval."""
-    with boundary(debug=debug):
-        pipeline = load_pipeline(config, overrides or [])
-        bound_rewards(pipeline)
-        with _stage(pipeline):
-            from cotree.grpo.stages import evaluate_stage
-
-            result = evaluate_stage(pipeline, model=model)
-        _show_result(result, json_lines=json_lines)
+        show_result(result, json_lines=json_lines)
 
 
 @app.command()
@@ -202,51 +168,6 @@ def _check_rows(pipeline: Pipeline) -> None:
     except ValueError as error:  # a row without the fields, say
         raise ConfigError(str(error)) from error
     refuse_unfit(pipeline, [problem for part in problems for problem in part])
-
-
-@contextmanager
-def _stage(pipeline: Pipeline) -> Generator[None]:
-    """Says which code runs and what the machine may lack; keeps the traceback of a failure."""
-    from cotree.grpo.doctor import examine
-    from cotree.grpo.provenance import describe_code
-
-    typer.echo(describe_code(), err=True)
-    for finding in examine(pipeline):
-        if not finding.ok:
-            label = "warning" if finding.ok is None else "fault"
-            typer.echo(f"{label}: {finding.name}: {finding.message}. {finding.remedy}", err=True)
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception:
-        _keep_traceback(RunFolder.of(pipeline).traceback)
-        raise
-    RunFolder.of(pipeline).traceback.unlink(missing_ok=True)
-
-
-def _keep_traceback(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc(), encoding="utf-8")
-    typer.echo(f"The traceback is in {path}.", err=True)
-
-
-def _show_result(result: Mapping[str, object], *, json_lines: bool) -> None:
-    if json_lines:
-        typer.echo(json.dumps(result))
-        return
-    for key, value in result.items():
-        typer.echo(f"{key}: {_readable(value)}")
-
-
-def _readable(value: object) -> str:
-    """One result on one line: a share with its interval, a float with four digits."""
-    if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value):
-        share, low, high = (float(value[k]) for k in ("value", "low", "high"))
-        return f"{share:.1%} (95 % interval {low:.1%} to {high:.1%}, {value['n']} problems)"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_readable(v)}" for k, v in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

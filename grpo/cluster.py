@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from cotree.grpo.config import Pipeline
+from cotree.grpo.config import Generator, Learner
 
 _OBJECT_STORE_BYTES = 512 << 20
 
@@ -35,7 +35,9 @@ class PlacementError(RuntimeError):
     """The cluster can not hold the stage's actors; without this check Ray would wait for ever."""
 
 
-def place(pipeline: Pipeline, *, generators: int, learners: int, gpus: float) -> Placement:
+def place(
+    generator: Generator, learner: Learner, *, generators: int, learners: int, gpus: float
+) -> Placement:
     """Divides `gpus` over the stage's actors: whole ones, or equal shares of too few.
 
     Raises:
@@ -50,15 +52,17 @@ def place(pipeline: Pipeline, *, generators: int, learners: int, gpus: float) ->
         )
     return Placement(
         generators=generators,
-        generator_cpus=pipeline.generator.threads,
+        generator_cpus=generator.threads,
         learners=learners,
-        learner_cpus=pipeline.learner.threads,
+        learner_cpus=learner.threads,
         gpu_share=share,
     )
 
 
 @contextmanager
-def cluster(pipeline: Pipeline, *, generators: int, learners: int) -> Generator[Placement]:
+def cluster(
+    generator: Generator, learner: Learner, *, generators: int, learners: int
+) -> Iterator[Placement]:
     """Connects to Ray for one stage and leaves nothing running behind.
 
     Inside a Ray job (`RAY_ADDRESS` is set) it joins that cluster; otherwise it starts a private
@@ -69,7 +73,7 @@ def cluster(pipeline: Pipeline, *, generators: int, learners: int) -> Generator[
     """
     joined = "RAY_ADDRESS" in os.environ
     quiet = "COTREE_DEBUG" not in os.environ
-    wanted = place(pipeline, generators=generators, learners=learners, gpus=0).cpus
+    wanted = place(generator, learner, generators=generators, learners=learners, gpus=0).cpus
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise zero CUDA_VISIBLE_DEVICES in actors that ask for no GPU, and warn of it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -95,7 +99,8 @@ def cluster(pipeline: Pipeline, *, generators: int, learners: int) -> Generator[
                 "start Ray with more --num-cpus."
             )
         yield place(
-            pipeline,
+            generator,
+            learner,
             generators=generators,
             learners=learners,
             gpus=resources.get("GPU", 0.0),

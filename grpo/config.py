@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cotree.grpo.config_algorithm import Dtype, Optimizer, PositiveFloat, PositiveInt, Strict, Train
+from cotree.grpo.config_evaluation import Evaluate
 
 # --- the model -------------------------------------------------------------------------------
 
@@ -256,27 +257,7 @@ class Sft(Strict):
     `learner.threads`."""
 
 
-# --- evaluation and the whole ----------------------------------------------------------------
-
-
-class Evaluate(Strict):
-    """Held-back problems, sampled from the policy."""
-
-    num_problems: PositiveInt = 500
-    samples: PositiveInt = 1
-    """Completions per problem."""
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    """0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: PositiveInt = 256
-
-    @model_validator(mode="after")
-    def _greedy_needs_one_sample(self) -> Evaluate:
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError(
-                "evaluate.temperature = 0 gives the same completion each time; set samples = 1."
-            )
-        return self
+# --- the whole -------------------------------------------------------------------------------
 
 
 class Pipeline(Strict):
@@ -325,6 +306,8 @@ class Pipeline(Strict):
         longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]
         if self.train:
             longest.append(("train.rollout.max_tokens", self.train.rollout.max_tokens))
+        if self.evaluate.benchmarks:
+            longest.append(("evaluate.benchmarks.max_tokens", self.evaluate.benchmarks.max_tokens))
         for name, tokens in longest:
             if tokens >= self.generator.max_model_len:
                 raise ValueError(

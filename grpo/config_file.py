@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,8 @@ from cotree.grpo.config import Pipeline
 
 Toml = dict[str, Any]
 """A parsed TOML table: its values are of any type until pydantic has looked at them."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -41,19 +43,34 @@ def load_pipeline(path: Path | str, overrides: Sequence[str]) -> Pipeline:
     """
     path = Path(path)
     table = _read_toml(path)
+    table.setdefault("output_dir", f"runs/{path.stem}")
+    return validated(Pipeline, table, overrides, source=str(path))
+
+
+def validated(model: type[_Model], table: Toml, overrides: Sequence[str], *, source: str) -> _Model:
+    """The settings in `table`, changed in place by `--set` overrides, as a model.
+
+    Args:
+        model: what the table describes.
+        table: nested settings.
+        overrides: see `load_pipeline`.
+        source: where the table is from, for messages.
+
+    Raises:
+        ConfigError: as `load_pipeline`.
+    """
     for override in overrides:
         _apply(table, override)
-    table.setdefault("output_dir", f"runs/{path.stem}")
     try:
-        return Pipeline.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
         for e in error.errors():
-            key, text = _explain(dict(e), table)
+            key, text = _explain(dict(e), table, model)
             problems.setdefault(key, []).append(text)
         lines = [
             f"{key}: {' or '.join(texts)}".removeprefix(": ")
-            + f" ({_source(key, path, overrides)})"
+            + f" ({_source(key, source, overrides)})"
             for key, texts in problems.items()
         ]
         raise ConfigError("\n".join(lines)) from error
@@ -116,18 +133,18 @@ def _toml_value(raw: str) -> object:
 # --- errors people can act on ----------------------------------------------------------------
 
 
-def _explain(error: Mapping[str, Any], table: Toml) -> tuple[str, str]:
+def _explain(error: Mapping[str, Any], table: Toml, model: type[BaseModel]) -> tuple[str, str]:
     """One pydantic error as (dotted key, what is wrong with it)."""
     key = _dotted(error["loc"], table)
     kind, message, given = error["type"], str(error["msg"]), error["input"]
     if kind == "extra_forbidden":
-        return key, f"unknown key; {_near(key)}"
+        return key, f"unknown key; {_near(key, model)}"
     if kind == "missing":
         return key, "is required"
     if kind == "value_error":
         return key, message.removeprefix("Value error, ")
     if kind == "union_tag_not_found":
-        return key, f"needs a type; set {key}.type to one of {', '.join(_types_at(key))}"
+        return key, f"needs a type; set {key}.type to one of {', '.join(_types_at(key, model))}"
     if kind == "union_tag_invalid":
         tags, tag = error["ctx"]["expected_tags"], error["ctx"]["tag"]
         return f"{key}.type", f"must be one of {tags}, got {tag!r}"
@@ -136,13 +153,13 @@ def _explain(error: Mapping[str, Any], table: Toml) -> tuple[str, str]:
     return key, text if isinstance(given, dict) else f"{text}, got {given!r}"
 
 
-def _source(key: str, path: Path, overrides: Sequence[str]) -> str:
-    """Where the value came from: the override that set it, else the file and what overrode it."""
+def _source(key: str, source: str, overrides: Sequence[str]) -> str:
+    """Where the value came from: the override that set it, else the source and what overrode it."""
     set_keys = [override.partition("=")[0].strip() for override in overrides]
     if key and key in set_keys:
         return f"--set {key}"
     inside = [f"--set {k}" for k in set_keys if not key or k.startswith(f"{key}.")]
-    return ", ".join([str(path), *inside])
+    return ", ".join([source, *inside])
 
 
 def _dotted(loc: Sequence[str | int], table: object) -> str:
@@ -162,9 +179,9 @@ def _dotted(loc: Sequence[str | int], table: object) -> str:
     return ".".join(parts)
 
 
-def _near(key: str) -> str:
+def _near(key: str, model: type[BaseModel]) -> str:
     """What an unknown key may have been meant to be."""
-    known = sorted(set(_keys(Pipeline)))
+    known = sorted(set(_keys(model)))
     parent, _, name = key.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     close = [f"{parent}.{n}".lstrip(".") for n in difflib.get_close_matches(name, siblings, n=3)]
@@ -174,14 +191,12 @@ def _near(key: str) -> str:
     if close:
         return f"did you mean {' or '.join(dict.fromkeys(close))}?"
     if siblings:
-        return f"{parent or 'a pipeline'} knows {', '.join(sorted(set(siblings)))}."
+        return f"{parent or 'the top level'} knows {', '.join(sorted(set(siblings)))}."
     return "remove it."
 
 
-def _types_at(key: str) -> list[str]:
-    names = {
-        k.rpartition("=")[2] for k in _keys(Pipeline, types=True) if k.startswith(f"{key}.type=")
-    }
+def _types_at(key: str, model: type[BaseModel]) -> list[str]:
+    names = {k.rpartition("=")[2] for k in _keys(model, types=True) if k.startswith(f"{key}.type=")}
     return sorted(names)
 
 

@@ -1,19 +1,19 @@
 """Accuracy on held-back problems, with an interval."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean, variance
+from statistics import fmean
 
 from cotree.grpo.config import Evaluate
+from cotree.grpo.evaluation.intervals import mean_interval
+from cotree.grpo.evaluation.records import BenchmarkSummary
+from cotree.grpo.evaluation.results import summary_json
 from cotree.grpo.filter import is_correct
 from cotree.grpo.generator import GeneratorGroup, Sampling
 from cotree.grpo.grader import GraderGroup
 from cotree.grpo.seeds import derive
 from cotree.grpo.types import Group, Problem, PromptTokens, SampleRequest
 from cotree.rewards.types import Reward
-
-_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,27 @@ class Evaluation:
     count neither way."""
     truncated_frac: float
     mean_tokens: float
+    benchmarks: tuple[BenchmarkSummary, ...] = ()
+    """Of `evaluate.benchmarks`, where there are any."""
 
     def summary(self) -> dict[str, object]:
         """The numbers without the samples, for JSON."""
-        return {
+        held_back = {
             "accuracy": asdict(self.accuracy),
             "ungraded": self.ungraded,
             "truncated": self.truncated_frac,
             "mean_tokens": self.mean_tokens,
         }
+        return held_back | self.benchmarks_json()
 
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n independent problems.
-
-        center = (p + z^2 / 2n) / (1 + z^2 / n)
-        half   = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2)
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share, z2 = successes / n, _Z * _Z
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    def benchmarks_json(self) -> dict[str, object]:
+        """`benchmarks`: name -> its stable keys; nothing where none were measured."""
+        found = {summary.benchmark: summary_json(summary) for summary in self.benchmarks}
+        return {"benchmarks": found} if found else {}
 
 
 def accuracy_interval(correct: Sequence[Sequence[bool]]) -> Accuracy:
-    """Mean accuracy and its 95 % interval, clustered by problem.
-
-    With one sample a problem this is Wilson's interval. With several, problems are the
-    independent unit and samples of one problem are not: the interval is mean +- z * s / sqrt(n)
-    over the problems' own means.
+    """Mean accuracy and its 95 % interval, clustered by problem; see `mean_interval`.
 
     Args:
         correct: for each problem, whether each of its graded samples was right; none empty.
@@ -78,13 +68,7 @@ def accuracy_interval(correct: Sequence[Sequence[bool]]) -> Accuracy:
     """
     if not correct or not all(correct):
         raise ValueError("accuracy_interval needs at least one graded sample for every problem.")
-    n, means = len(correct), [fmean(row) for row in correct]
-    value = fmean(means)
-    if all(len(row) == 1 for row in correct):
-        low, high = wilson_interval(sum(row[0] for row in correct), n)
-        return Accuracy(value, low, high, n)
-    half = _Z * math.sqrt(variance(means) / n) if n > 1 else 1.0
-    return Accuracy(value, max(0.0, value - half), min(1.0, value + half), n)
+    return Accuracy(*mean_interval([fmean(row) for row in correct]), len(correct))
 
 
 def evaluate(

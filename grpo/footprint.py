@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.config_algorithm import Dtype
 
 _LEARNER_PROCESS_BYTES = 800 << 20
 """Measured: a learner actor with transformers and torch loaded and a model of a few megabytes."""
@@ -81,6 +84,22 @@ def safetensors_parameters(path: Path) -> int:
         raise ValueError(
             f"{path} is not a safetensors file (a Git LFS pointer or half a download?)"
         ) from None
+
+
+def cache_bytes_per_token(model_config: Mapping[str, Any], *, dtype: Dtype) -> int:
+    """Bytes of keys and values of one token in all layers.
+
+        2 * layers * kv_heads * head_dim * bytes of an element
+
+    Args:
+        model_config: of a checkpoint's config.json, its text part.
+        dtype: of the cache.
+    """
+    heads: int = model_config["num_attention_heads"]
+    kv_heads = model_config.get("num_key_value_heads") or heads
+    head_dim = model_config.get("head_dim") or model_config["hidden_size"] // heads
+    element = 2 if dtype == "bfloat16" else 4
+    return 2 * model_config["num_hidden_layers"] * kv_heads * head_dim * element
 
 
 def run_bytes(pipeline: Pipeline, size: ModelSize) -> int | None:

@@ -117,7 +117,12 @@ def step_batch(train: Train, kept: list[Group], *, first_term: str) -> Batch | N
 def evaluation_stats(evaluation: Evaluation) -> Stats:
     """An evaluation as the log's `eval/…` keys."""
     accuracy = evaluation.accuracy
-    return {"eval/accuracy": accuracy.value, "eval/low": accuracy.low, "eval/high": accuracy.high}
+    stats = {"eval/accuracy": accuracy.value, "eval/low": accuracy.low, "eval/high": accuracy.high}
+    for measured in evaluation.benchmarks:
+        value, low, high = measured.avg
+        named = {"accuracy": value, "low": low, "high": high, "no_answer_frac": measured.no_answer}
+        stats |= {f"eval/{measured.benchmark}/{key}": number for key, number in named.items()}
+    return stats
 
 
 def step_speed(groups: list[Group], seconds: Stats) -> Stats:

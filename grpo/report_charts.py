@@ -46,6 +46,8 @@ class Chart:
     curves: Mapping[str, Points]
     note: str = ""
     intervals: Sequence[Interval] = ()
+    measured: str = "held-back"
+    """What the intervals are of."""
     log: bool = False
     stacked: bool = False
     percent: bool = False
@@ -67,7 +69,7 @@ def summary(chart: Chart) -> str:
     if chart.intervals:
         last_one = chart.intervals[-1]
         span = f"{_number(last_one.low, chart)} to {_number(last_one.high, chart)}"
-        parts.append(f"held-back {_number(last_one.value, chart)} ({span})")
+        parts.append(f"{chart.measured} {_number(last_one.value, chart)} ({span})")
     return "; ".join(parts)
 
 
@@ -146,7 +148,7 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
             capsize=3,
             linewidth=1.2,
             color=color,
-            label="held-back, 95 % interval",
+            label=f"{chart.measured}, 95 % interval",
         )
 
 

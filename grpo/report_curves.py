@@ -72,12 +72,34 @@ def _outcome_charts(rows: Sequence[Row], held_back: Sequence[Interval]) -> list[
             percent=True,
             note="Training rollouts are sampled from training problems.",
         ),
+        *_benchmark_charts(rows),
         Chart(
             "Reasoning steps by verdict",
             "share of steps",
             curves(rows, {f"steps/{v}_frac": v for v in ("verified", "refuted", "unchecked")}),
             percent=True,
         ),
+    ]
+
+
+def _benchmark_charts(rows: Sequence[Row]) -> list[Chart]:
+    """Accuracy on each benchmark that was measured while training."""
+    names = [
+        key.removeprefix("eval/").removesuffix("/accuracy")
+        for key in with_prefix(rows, "eval/")
+        if key.endswith("/accuracy") and key != "eval/accuracy"
+    ]
+    return [
+        Chart(
+            f"Benchmark {name}",
+            "solved",
+            {},
+            intervals=_intervals(rows, f"eval/{name}"),
+            measured=name,
+            percent=True,
+            note="The same problems, prompts and seeds at every step.",
+        )
+        for name in names
     ]
 
 
@@ -159,17 +181,21 @@ def evaluations(rows: Sequence[Row], result: Mapping[str, Any]) -> list[Interval
 
     The evaluations before and after training are in the run's result, not in its metrics.
     """
-    keys = ("eval/accuracy", "eval/low", "eval/high")
-    found = {
-        row["step"]: Interval(row["step"], *(row[key] for key in keys))
-        for row in rows
-        if all(row.get(key) is not None for key in keys)
-    }
+    found = {interval.step: interval for interval in _intervals(rows, "eval")}
     for step, name in ((0, "accuracy_before"), (result.get("steps"), "accuracy_after")):
         measured = result.get(name)
         if measured and step is not None:
             found[step] = Interval(step, measured["value"], measured["low"], measured["high"])
     return [found[step] for step in sorted(found)]
+
+
+def _intervals(rows: Sequence[Row], prefix: str) -> list[Interval]:
+    keys = [f"{prefix}/{name}" for name in ("accuracy", "low", "high")]
+    return [
+        Interval(row["step"], *(row[key] for key in keys))
+        for row in rows
+        if all(row.get(key) is not None for key in keys)
+    ]
 
 
 def phase_names(rows: Sequence[Row]) -> list[str]:

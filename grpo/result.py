@@ -14,7 +14,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def update_result(path: Path, values: Mapping[str, Any]) -> None:
     """Sets top-level keys, leaving the others, atomically."""
-    _write(path, read_result(path) | dict(values))
+    write_json(path, read_result(path) | dict(values))
 
 
 def add_seconds(path: Path, stage: str, seconds: float, *, resumed: bool) -> None:
@@ -22,14 +22,15 @@ def add_seconds(path: Path, stage: str, seconds: float, *, resumed: bool) -> Non
     result = read_result(path)
     spent: dict[str, float] = result.get("seconds", {})
     before = spent.get(stage, 0.0) if resumed else 0.0
-    _write(path, result | {"seconds": spent | {stage: before + seconds}})
+    write_json(path, result | {"seconds": spent | {stage: before + seconds}})
 
 
-def _write(path: Path, result: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes or replaces a JSON file: a reader sees all of the old one or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
+    scratch = path.with_name(f"{path.name}.tmp")
     with scratch.open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
+        json.dump(content, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)

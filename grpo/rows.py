@@ -33,10 +33,10 @@ def load_rows(source: str, *, question_field: str, answer_field: str) -> list[Ro
         ValueError: there are no rows, a field is missing, or an answer or question is empty.
     """
     rows: list[Row] = []
-    for number, record in _records(source):
+    for number, record in records(source):
         place = f"{source}, row {number}"
-        question = _text(record, question_field, place)
-        answer = _text(record, answer_field, place)
+        question = text_of(record, question_field, place)
+        answer = text_of(record, answer_field, place)
         used = (question_field, answer_field, "id")
         columns = {name: value for name, value in record.items() if name not in used}
         rows.append(Row(number, str(record.get("id", len(rows))), question, answer, columns))
@@ -45,7 +45,17 @@ def load_rows(source: str, *, question_field: str, answer_field: str) -> list[Ro
     return rows
 
 
-def _text(record: Mapping[str, object], field: str, place: str) -> str:
+def text_of(record: Mapping[str, object], field: str, place: str) -> str:
+    """The text of a field; of a number, as Python writes it.
+
+    Args:
+        record: a row.
+        field: its name.
+        place: where the row stands, for the message.
+
+    Raises:
+        ValueError: the row has no such field, or it is blank or neither text nor a number.
+    """
     if field not in record:
         raise ValueError(f"{place}: there is no field {field!r}; it has {sorted(record)}.")
     value = record[field]
@@ -56,7 +66,17 @@ def _text(record: Mapping[str, object], field: str, place: str) -> str:
     return str(value)
 
 
-def _records(source: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+def records(source: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Every row of a file or hub data set, unchecked, with its number as in `Row.number`.
+
+    Args:
+        source: as `load_rows` takes it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: `source` is neither a file that can be read nor a hub name, or a line of a
+            JSONL file is no JSON object.
+    """
     if source.startswith("hub:"):
         return enumerate(_hub_records(source), start=1)
     path = Path(source)

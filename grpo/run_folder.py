@@ -33,6 +33,11 @@ _SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
 """Sections the cold start depends on; the others may change between sft and train."""
 
 
+def is_lost_after_job(folder: Path) -> bool:
+    """Whether a folder is in a Ray job's copy of its working directory, which Ray deletes."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute()
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Where the files of one pipeline's run are. `prepare` is the only method that writes."""
@@ -48,7 +53,7 @@ class RunFolder:
                 directory that Ray deletes with everything in it.
         """
         root = Path(pipeline.output_dir)
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not root.is_absolute():
+        if is_lost_after_job(root):
             raise ConfigError(
                 f"output_dir = {pipeline.output_dir!r} is relative, and a Ray job runs in a copy "
                 "of its working directory that is deleted afterwards. Add --set "

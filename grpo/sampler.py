@@ -1,10 +1,12 @@
 """An engine, a tokenizer, graders and problems that belong together: what sampling needs."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Self
 
 from cotree.grpo.config import Pipeline
 from cotree.grpo.evaluate import Evaluation, evaluate
+from cotree.grpo.evaluation.policy import PolicyBenchmarks
 from cotree.grpo.generator import GeneratorGroup
 from cotree.grpo.grader import GraderGroup
 from cotree.grpo.problems import load_problems, render_prompt
@@ -23,7 +25,12 @@ class Sampler:
         revision = pipeline.model.revision if pipeline.model.type == "pretrained" else None
         self._revision = revision if pipeline.sft is None else None
         tokenizer = load_tokenizer(model, revision=self._revision)
-        self.encode = prompt_encoder(tokenizer, pipeline.prompt)
+        self.encode = prompt_encoder(tokenizer, chat=pipeline.prompt.chat)
+        self._benchmarks = (
+            PolicyBenchmarks(pipeline.evaluate.benchmarks, pipeline.generator, tokenizer)
+            if pipeline.evaluate.benchmarks
+            else None
+        )
 
         def render(question: str) -> str:
             return render_prompt(pipeline.prompt, question, tokenizer)
@@ -53,8 +60,8 @@ class Sampler:
         self._actors.close()
 
     def evaluate(self, *, min_version: int) -> Evaluation:
-        """Accuracy of the policy the generators hold, on the pipeline's held-back problems."""
-        return evaluate(
+        """Accuracy of the policy that the generators hold: held-back problems, then benchmarks."""
+        evaluation = evaluate(
             self.test_problems,
             encode=self.encode,
             generators=self.generators,
@@ -63,3 +70,7 @@ class Sampler:
             seed=self._pipeline.seed,
             min_version=min_version,
         )
+        if self._benchmarks is None:
+            return evaluation
+        summaries = self._benchmarks.measure(self.generators, min_version=min_version)
+        return replace(evaluation, benchmarks=tuple(summaries))

@@ -47,7 +47,12 @@ def sft_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[str
         pipeline = pipeline.model_copy(update={"learner": learner})
     started = time.perf_counter()
     with (
-        cluster(pipeline, generators=0, learners=pipeline.learner.processes) as placement,
+        cluster(
+            pipeline.generator,
+            pipeline.learner,
+            generators=0,
+            learners=pipeline.learner.processes,
+        ) as placement,
         RunLog(
             folder.stage("sft"),
             num_steps=sft.num_steps,
@@ -80,7 +85,10 @@ def train_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[s
     folder.prepare(pipeline, stage="train", resume=resume)
     with (
         cluster(
-            pipeline, generators=pipeline.generator.replicas, learners=pipeline.learner.processes
+            pipeline.generator,
+            pipeline.learner,
+            generators=pipeline.generator.replicas,
+            learners=pipeline.learner.processes,
         ) as placement,
         RunLog(
             folder,
@@ -100,7 +108,12 @@ def evaluate_stage(pipeline: Pipeline, *, model: Path | None) -> dict[str, objec
     if not model and not (folder.root / "model" / "config.json").exists():
         path = starting_model(pipeline, folder)
     with (
-        cluster(pipeline, generators=pipeline.generator.replicas, learners=0) as placement,
+        cluster(
+            pipeline.generator,
+            pipeline.learner,
+            generators=pipeline.generator.replicas,
+            learners=0,
+        ) as placement,
         Sampler(pipeline, path, gpu_share=placement.gpu_share) as sampler,
     ):
         return {"model": path} | sampler.evaluate(min_version=0).summary()

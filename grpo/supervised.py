@@ -119,7 +119,7 @@ def load_examples(pipeline: Pipeline, path: str, *, revision: str | None) -> lis
     """
     tokenizer = load_tokenizer(path, revision=revision)
     rows = sft_rows(pipeline, lambda question: render_prompt(pipeline.prompt, question, tokenizer))
-    encode_prompt = prompt_encoder(tokenizer, pipeline.prompt)
+    encode_prompt = prompt_encoder(tokenizer, chat=pipeline.prompt.chat)
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     longest = int(config.get_text_config().max_position_embeddings)
     examples: list[Example] = []

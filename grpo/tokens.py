@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cotree.grpo.config import Prompt
 from cotree.grpo.models import cannot_load, encode_checked
 from cotree.grpo.types import PromptTokens
 
@@ -22,7 +21,7 @@ def load_tokenizer(path: str, *, revision: str | None) -> PreTrainedTokenizerFas
 
 
 def prompt_encoder(
-    tokenizer: PreTrainedTokenizerFast, prompt: Prompt
+    tokenizer: PreTrainedTokenizerFast, *, chat: bool
 ) -> Callable[[str], PromptTokens]:
     """Encodes rendered prompts.
 
@@ -36,13 +35,13 @@ def prompt_encoder(
 
     def encode(text: str) -> PromptTokens:
         encode_checked(tokenizer, text)
-        ids = tuple(tokenizer.encode(text, add_special_tokens=not prompt.chat))
+        ids = tuple(tokenizer.encode(text, add_special_tokens=not chat))
         if not ids:
-            raise ValueError(f"the prompt {text!r} has no tokens; check prompt.template.")
+            raise ValueError(f"the prompt {text!r} has no tokens; check the prompt's template.")
         if ids[-1] == tokenizer.eos_token_id:
             raise ValueError(
                 f"the tokenizer ends the prompt {text!r} with its end-of-sequence token; "
-                "use a tokenizer that does not append one, or prompt.chat = true."
+                "use a tokenizer that does not append one, or write the prompt as a chat."
             )
         return ids
 

@@ -119,7 +119,10 @@ class Trainer:
     def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:
         began = time.perf_counter()
         evaluation = self._sampler.evaluate(min_version=self._learner.policy_version())
-        update_result(self._folder.result, {key: asdict(evaluation.accuracy)})
+        found = {key: asdict(evaluation.accuracy)}
+        for name, measured in evaluation.benchmarks_json().items():
+            found[key.replace("accuracy", name)] = measured
+        update_result(self._folder.result, found)
         add_seconds(self._folder.result, "evaluate", time.perf_counter() - began, resumed=resumed)
         return evaluation
 

@@ -86,7 +86,7 @@ def ceilings(config: Path, cold_start: Path, *, repeats: int, threads: int) -> d
     pipeline = load_pipeline(config, [*overrides, "train.rollout.max_staleness=0"])
     train, model = pipeline.train, str(cold_start / "model")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(cluster(pipeline, generators=1, learners=1))
+        stack.enter_context(cluster(pipeline.generator, pipeline.learner, generators=1, learners=1))
         sampler = stack.enter_context(Sampler(pipeline, model, gpu_share=0))
         phases = Phases()
         source = RolloutSource(

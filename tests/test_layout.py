@@ -25,7 +25,7 @@ FOREIGN = {
     "rewards": {"math_verify", "mpmath", "sympy"},
     "search": set[str](),
 }
-CONFIG = {"cotree.grpo.config", "cotree.grpo.config_algorithm"}
+CONFIG = {f"cotree.grpo.config{part}" for part in ("", "_algorithm", "_evaluation")}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
 MATHS = ("advantage", "loss", "kl", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
@@ -114,7 +114,7 @@ def test_relative_imports_are_not_used():
 
 def test_contracts_of_grpo_import_only_contracts():
     # types and config are read by everything, from the command line's first line on.
-    for name in ("types", "config", "config_algorithm"):
+    for name in ("types", "config", "config_algorithm", "config_evaluation"):
         names = imported(ROOT / "grpo" / f"{name}.py")
         ours = {module for module in names if module.startswith("cotree.")}
         assert ours <= CONFIG | {"cotree.rewards.types"}, f"grpo/{name}.py imports {ours}"

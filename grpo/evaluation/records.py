@@ -22,6 +22,10 @@ class Turn(NamedTuple):
     content: str
 
 
+Prompt = str | tuple[Turn, ...]
+"""Plain text to continue, or a chat to answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A prompt and the seeds of the completions wanted for it, one completion per seed."""
@@ -29,8 +33,7 @@ class Ask:
     index: int
     """Position of the problem in its benchmark; the sampler answers under it."""
     id: str
-    prompt: str | tuple[Turn, ...]
-    """Plain text to continue, or a chat to answer."""
+    prompt: Prompt
     seeds: tuple[int, ...]
 
 
@@ -49,6 +52,10 @@ class Sampler(Protocol):
 
     def describe(self) -> Mapping[str, object]:
         """What decides the distribution of the completions, besides the model's weights."""
+        ...
+
+    def shown(self, prompt: Prompt) -> str:
+        """The prompt as text, as far as this side knows it."""
         ...
 
     def sample(self, asks: Sequence[Ask]) -> Iterator[tuple[int, tuple[Drawn, ...]]]:

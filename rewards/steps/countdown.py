@@ -19,11 +19,12 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from cotree.rewards.extract import END_OF_THINKING, extract
+from cotree.rewards.math_answer import rules
 from cotree.rewards.steps.amounts import UnreadableError
 from cotree.rewards.steps.equalities import Equality, equalities
 from cotree.rewards.steps.evaluation import Reading, amount
 from cotree.rewards.steps.tokens import Token, tokens, with_times_signs
-from cotree.rewards.types import Problem, Reward, Status, StepScore, Verdict
+from cotree.rewards.types import Problem, Reward, Status, StepScore, Verdict, checked_by
 
 PENALTY = -1.0
 """A refuted step; a verified one gives 0.0."""
@@ -86,6 +87,48 @@ def countdown(
     value = outcome + (PENALTY if num_refuted or fault or skipped else 0.0)
     reason = f"{fault or 'solved'}; {num_verified} lines verified, {num_refuted} steps refuted"
     return Reward(value, reason, steps=tuple(steps), status=status)
+
+
+def check_game(problem: Problem) -> None:
+    """Checks that the problem's numbers and target can be read; not that the target is in reach.
+
+    Raises:
+        ValueError: a column is missing, or one of its values is no number.
+    """
+    _task(problem)
+
+
+@checked_by(check_game)
+def countdown_answer(
+    completion: str, problem: Problem, *, use_all: bool = False, extraction: str = "anchored"
+) -> Reward:
+    r"""Reward 1 for an expression that solves the game, else 0; the work before it is not read.
+
+    The extracted answer (a part after `=` is not read) must consist of given numbers, each used
+    at most as often as given, and have the target's value.
+
+    Args:
+        completion: the policy's text.
+        problem: its columns hold `numbers` and `target`.
+        use_all: every given number must be used exactly as often as given.
+        extraction: as in `math_equal`.
+
+    Returns:
+        1.0 with reason `solved (rule)`; 0.0 with what is wrong and the rule, with status
+        `parse_error` where the answer is no expression, or with `no_answer` and status `no_answer`.
+
+    Raises:
+        ValueError: the problem has no such columns, or `extraction` names an unknown rule.
+    """
+    task = _task(problem)
+    found = extract(completion, rules(extraction))
+    if found.answer is None:
+        return Reward(0.0, "no_answer", status=Status.NO_ANSWER)
+    try:
+        fault = _game_fault(found.answer, task, use_all)
+    except UnreadableError as error:
+        return Reward(0.0, f"unreadable ({found.rule}): {error}", status=Status.PARSE_ERROR)
+    return Reward(0.0 if fault else SOLVED, f"{fault or 'solved'} ({found.rule})")
 
 
 def _task(problem: Problem) -> Task:
@@ -168,14 +211,19 @@ def _read(pair: Equality, shown: str) -> tuple[list[Fraction], Fraction | None, 
 
 
 def _answer_fault(answer: str, task: Task, use_all: bool) -> str:
-    r"""Why the expression is no solution; empty when it is one. `\boxed{(1+2)*3 = 9}` is read."""
+    """Why the expression is no solution; empty when it is one."""
+    try:
+        return _game_fault(answer, task, use_all)
+    except UnreadableError as error:
+        return f"the answer is no expression ({error})"
+
+
+def _game_fault(answer: str, task: Task, use_all: bool) -> str:
+    r"""As `_answer_fault`, raising `UnreadableError`. `\boxed{(1+2)*3 = 9}` is read."""
     stream = with_times_signs(tokens(answer))
     at = next((i for i, token in enumerate(stream) if token.kind == "equal"), len(stream))
     side = stream[:at]
-    try:
-        value = _exact_value(side)
-    except UnreadableError as error:
-        return f"the answer is no expression ({error})"
+    value = _exact_value(side)
     given = Counter(task.numbers)
     used = Counter(number if number in given else abs(number) for number in _numbers(side))
     if extra := used - given:

@@ -3,22 +3,15 @@
 import pytest
 
 from cotree.grpo.cluster import PlacementError, place
-from cotree.grpo.config import Generator, Learner, Pipeline, PretrainedModel, RowsTask
+from cotree.grpo.config import Generator, Learner
 
 
-def pipeline() -> Pipeline:
-    return Pipeline(
-        output_dir="runs/x",
-        model=PretrainedModel(type="pretrained", path="x"),
-        task=RowsTask(type="rows", train="a.jsonl", test="b.jsonl"),
-        generator=Generator(threads=3),
-        learner=Learner(threads=2),
-    )
+GENERATOR, LEARNER = Generator(threads=3), Learner(threads=2)
 
 
 def test_cpu_slots_are_threads_of_all_actors():
     # 2 generators of 3 threads and 1 learner of 2.
-    assert place(pipeline(), generators=2, learners=1, gpus=0).cpus == 2 * 3 + 1 * 2
+    assert place(GENERATOR, LEARNER, generators=2, learners=1, gpus=0).cpus == 2 * 3 + 1 * 2
 
 
 @pytest.mark.parametrize(
@@ -31,9 +24,9 @@ def test_cpu_slots_are_threads_of_all_actors():
     ],
 )
 def test_actors_share_gpus_only_when_there_are_too_few(gpus: int, share: float):
-    assert place(pipeline(), generators=1, learners=1, gpus=gpus).gpu_share == share
+    assert place(GENERATOR, LEARNER, generators=1, learners=1, gpus=gpus).gpu_share == share
 
 
 def test_more_than_two_actors_to_a_gpu_are_refused_before_anything_starts():
     with pytest.raises(PlacementError, match=r"3 actors .* on 1 GPUs"):
-        place(pipeline(), generators=2, learners=1, gpus=1)
+        place(GENERATOR, LEARNER, generators=2, learners=1, gpus=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cotree.grpo.config import NewModel, Prompt
+from cotree.grpo.config import NewModel
 from cotree.grpo.models import create_model
 from cotree.grpo.problems import ALPHABET
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
@@ -16,7 +16,7 @@ def encode(tmp_path_factory: pytest.TempPathFactory):
     model = NewModel(type="new", layers=1, width=32, heads=1, kv_heads=1, mlp_width=32)
     create_model(model, folder, alphabet=ALPHABET, seed=0)
     tokenizer = load_tokenizer(str(folder), revision=None)
-    encoder = prompt_encoder(tokenizer, Prompt())
+    encoder = prompt_encoder(tokenizer, chat=False)
     return lambda text: tokenizer.decode(encoder(text))
 
 

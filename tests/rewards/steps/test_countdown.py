@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotree.rewards.steps.countdown import countdown
+from cotree.rewards.registry import Term, bound
+from cotree.rewards.steps.countdown import check_game, countdown, countdown_answer
 from cotree.rewards.types import Problem, Status, Verdict
 
 V, R, U = Verdict.VERIFIED, Verdict.REFUTED, Verdict.UNCHECKED
@@ -138,3 +139,50 @@ def test_a_number_of_an_equality_nobody_could_read_is_not_refuted():
     # 20 is "half of 40" here; the rule cannot know, and says so.
     reward = countdown(trace("half of 40 = 20", "20 * 3 = 60", box="(25-5)*3"), problem())
     assert [step.verdict for step in reward.steps] == [U, U, V]
+
+
+@pytest.mark.parametrize(
+    ("answer", "use_all", "value", "reason"),
+    [
+        ("(25 - 5) * 3", False, 1.0, "solved (boxed)"),
+        (r"(25 - 5) \times 3 = 60", False, 1.0, "solved (boxed)"),
+        ("(25 - 5) * 3", True, 0.0, "7 is not used (boxed)"),
+        ("25 + 5 * 7", False, 1.0, "solved (boxed)"),
+        ("60", False, 0.0, "60 is not given, or used too often (boxed)"),
+        ("25 + 25 + 7 + 3", False, 0.0, "25 is not given, or used too often (boxed)"),
+        ("25 - 5", False, 0.0, "the answer is 20, the target 60 (boxed)"),
+    ],
+)
+def test_the_outcome_alone_is_one_for_a_solution(
+    answer: str, use_all: bool, value: float, reason: str
+):
+    reward = countdown_answer(rf"\boxed{{{answer}}}", problem(), use_all=use_all)
+    assert (reward.value, reward.reason, reward.steps) == (value, reason, ())
+    assert reward.status is Status.OK
+
+
+@pytest.mark.parametrize("answer", ["25 + 5 * x", "5^2", "3!", "(25", "25/(5-5)", "9**9**9"])
+def test_the_outcome_of_what_is_no_expression_is_a_parse_error(answer: str):
+    reward = countdown_answer(rf"\boxed{{{answer}}}", problem())
+    assert (reward.value, reward.status) == (0.0, Status.PARSE_ERROR)
+
+
+def test_false_lines_before_a_solution_do_not_change_the_outcome():
+    completion = trace("25 - 5 = 21", "4 * 15 = 60", box="(25 - 5) * 3")
+    assert countdown_answer(completion, problem()).value == 1.0
+
+
+def test_the_outcome_has_an_extraction():
+    assert countdown_answer("(25 - 5) * 3", problem()).status is Status.NO_ANSWER
+    assert countdown_answer("(25 - 5) * 3", problem(), extraction="lenient").value == 1.0
+    with pytest.raises(ValueError, match="unknown extraction rules"):
+        countdown_answer("1", problem(), extraction="last")
+
+
+def test_the_outcome_is_found_by_name_and_its_games_are_checked_before_a_run():
+    reward = bound(Term("countdown_answer", options={"use_all": True}))
+    assert reward.fn is countdown_answer
+    assert reward.check is check_game
+    check_game(problem())
+    with pytest.raises(ValueError, match="'five' is no number"):
+        check_game(problem(numbers=[25, "five"]))

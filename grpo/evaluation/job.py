@@ -1,0 +1,142 @@
+"""One benchmark as it will be run: its problems, their prompts and seeds, and its fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cotree.grpo.config_evaluation import Benchmarks
+from cotree.grpo.config_file import ConfigError
+from cotree.grpo.evaluation.benchmark import (
+    Benchmark,
+    BenchmarkData,
+    benchmark_named,
+    load_benchmark,
+    load_examples,
+)
+from cotree.grpo.evaluation.fingerprint import digest, grader_digest
+from cotree.grpo.evaluation.prompting import PromptStyle, plain_text, style_named, turns
+from cotree.grpo.evaluation.records import Ask, Prompt
+from cotree.grpo.seeds import derive
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to sample and how to grade it."""
+
+    benchmark: Benchmark
+    data: BenchmarkData
+    strict_rule: str | None
+    """Extraction rule of the format that the prompt asks for."""
+    stop: tuple[str, ...]
+    asks: tuple[Ask, ...]
+    parts: Mapping[str, object]
+    """The fingerprint's parts that do not depend on the engine."""
+
+    @property
+    def name(self) -> str:
+        return self.benchmark.name
+
+
+def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
+    """Loads a benchmark and writes its prompts.
+
+    Args:
+        name: of the benchmark.
+        settings: of the evaluation.
+        has_template: whether the model can answer a chat.
+
+    Raises:
+        ConfigError: the benchmark, the prompt style or the data cannot be found or used.
+    """
+    benchmark = benchmark_named(name)
+    style, is_chat = _style(benchmark, settings, has_template=has_template)
+    folder = None if settings.data is None else Path(settings.data)
+    data = load_benchmark(benchmark, folder, limit=settings.limit, subset_seed=settings.subset_seed)
+    examples = load_examples(benchmark, folder, style.num_examples)
+    prompts: list[Prompt] = [
+        (turns if is_chat else plain_text)(style, problem.question, examples)
+        for problem in data.problems
+    ]
+    asks = tuple(
+        Ask(
+            index,
+            problem.id,
+            prompt,
+            tuple(
+                derive(settings.seed, "evaluate", problem.id, i) for i in range(settings.samples)
+            ),
+        )
+        for index, (problem, prompt) in enumerate(zip(data.problems, prompts, strict=True))
+    )
+    strict_rule = style.strict_rule or (benchmark.example_rule if style.num_examples else None)
+    parts = {
+        "benchmark": {"name": benchmark.name, "version": benchmark.version},
+        "data": data.identity(),
+        "prompt": {
+            "style": style.name,
+            "chat": is_chat,
+            "examples": style.num_examples,
+            "digest": digest([[ask.id, ask.prompt] for ask in asks]),
+        },
+        "sampler": {
+            "samples": settings.samples,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_tokens,
+            "stop": list(style.stop),
+        },
+        "grader": {
+            **{
+                key: None if term is None else {"reward": term.name, "options": dict(term.options)}
+                for key, term in (
+                    ("lenient", benchmark.term(None)),
+                    ("strict", None if strict_rule is None else benchmark.term(strict_rule)),
+                )
+            },
+            "sources": grader_digest(),
+        },
+    }
+    return Job(benchmark, data, strict_rule, style.stop, asks, parts)
+
+
+def make_jobs(settings: Benchmarks, *, has_template: bool) -> list[Job]:
+    """The settings' benchmarks, loaded.
+
+    Raises:
+        ConfigError: see `make_job`; or two of them have one name.
+    """
+    jobs = [make_job(name, settings, has_template=has_template) for name in settings.names]
+    names = [job.name for job in jobs]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two of the benchmarks have one name: {', '.join(names)}; rename one.")
+    return jobs
+
+
+def all_parts(job: Job, *, engine: Mapping[str, object], template: str | None) -> dict[str, object]:
+    """The job's fingerprint with what the engine adds.
+
+    Args:
+        job: its prompts say whether the template was used.
+        engine: `Sampler.describe()`.
+        template: the model's chat template, where this side writes chats with it.
+    """
+    is_chat = any(not isinstance(ask.prompt, str) for ask in job.asks)
+    used = digest(template) if is_chat and template is not None else None
+    return {**job.parts, "engine": dict(engine), "template": used}
+
+
+def _style(
+    benchmark: Benchmark, settings: Benchmarks, *, has_template: bool
+) -> tuple[PromptStyle, bool]:
+    """The prompt style with the settings' changes, and whether it is written as a chat."""
+    style = style_named(settings.prompt or benchmark.prompt)
+    if settings.system is not None:
+        style = replace(style, system=settings.system)
+    if settings.examples is not None:
+        style = replace(style, num_examples=settings.examples)
+    if settings.chat and not has_template:
+        raise ConfigError("--chat needs a chat template, and the model's tokenizer has none.")
+    is_chat = (style.chat if settings.chat is None else settings.chat) and has_template
+    return style, is_chat

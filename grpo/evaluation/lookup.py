@@ -1,0 +1,146 @@
+"""From the name of a benchmark to the benchmark."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from cotree.grpo.config_file import ConfigError
+from cotree.grpo.evaluation.definition import Benchmark
+from cotree.grpo.seeds import derive
+from cotree.rewards.signature import near
+
+GROUP = "cotree.benchmarks"
+"""Entry-point group under which any installed package can offer benchmarks."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def installed_benchmarks() -> dict[str, EntryPoint]:
+    """The benchmarks that installed packages offer, by name in alphabetical order.
+
+    Raises:
+        ConfigError: two packages offer the same name, so neither can be chosen.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if entry.name in found and found[entry.name].value != entry.value:
+            raise ConfigError(
+                f"two installed packages offer a benchmark named {entry.name!r}: "
+                f"{found[entry.name].value} and {entry.value}. Uninstall one, or use the "
+                "`module:Class` form."
+            )
+        found[entry.name] = entry
+    return found
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """The benchmark behind a name.
+
+    Args:
+        name: an installed name (`gsm8k`), `module:Class`, or `path/file.py:Class` with the path
+            relative to the working directory.
+
+    Raises:
+        ConfigError: there is no such name, module, file or class; importing it failed; or what
+            was found is no usable benchmark.
+    """
+    source, colon, attribute = name.rpartition(":")
+    if name.endswith(".py"):
+        raise ConfigError(f"benchmark {name!r}: say which class as {name}:Class.")
+    if not colon:
+        entry = _entry(name)
+        with _importing(name):
+            found = entry.load()
+        return _instance(found, name, installed_as=name)
+    with _importing(name):
+        is_file = source.endswith(".py")
+        module = _module(Path(source), name) if is_file else importlib.import_module(source)
+    classes = [n for n, value in vars(module).items() if _is_benchmark(value)]
+    if not hasattr(module, attribute):
+        raise ConfigError(
+            f"benchmark {name!r}: {module.__file__} has no {attribute!r}"
+            f"{near(attribute, classes)}; its benchmarks: {classes or 'none'}."
+        )
+    return _instance(getattr(module, attribute), name, installed_as=None)
+
+
+def _entry(name: str) -> EntryPoint:
+    known = installed_benchmarks()
+    if name not in known:
+        raise ConfigError(
+            f"no benchmark is named {name!r}{near(name, known)}. Known: {', '.join(known)}. "
+            "Other forms: `module:Class` and `path/file.py:Class`."
+        )
+    return known[name]
+
+
+@contextmanager
+def _importing(name: str) -> Generator[None]:
+    """Importing runs someone's code: what it raises, `sys.exit()` included, becomes a message."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"benchmark {name!r}: importing it raised {type(error).__name__}: {error} "
+            f"(at {place.filename}:{place.lineno})"
+        ) from error
+
+
+def _module(path: Path, name: str) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(
+            f"benchmark {name!r}: no file {str(path)!r} in the working directory "
+            f"{str(Path.cwd())!r}."
+        )
+    # Dataclasses look their module up by name; two files of one name must not share it.
+    module_name = f"cotree_benchmark_{path.stem}_{derive(str(path.resolve()), path.read_text()):x}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]  # else the next lookup would find half a module
+        raise
+    return module
+
+
+def _is_benchmark(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Benchmark) and value is not Benchmark
+
+
+def _instance(found: object, name: str, *, installed_as: str | None) -> Benchmark:
+    if not _is_benchmark(found):
+        raise ConfigError(f"benchmark {name!r} is {found!r}, which is no subclass of Benchmark.")
+    assert isinstance(found, type), found
+    try:
+        benchmark = found()
+    except TypeError as error:
+        raise ConfigError(f"benchmark {name!r} cannot be made like this: {error}") from error
+    assert isinstance(benchmark, Benchmark), benchmark
+    if not _NAME.fullmatch(benchmark.name):
+        raise ConfigError(
+            f"benchmark {name!r}: its name is {benchmark.name!r}; set `name` to letters, digits, "
+            "`_`, `-` and `.`: files are called after it."
+        )
+    if installed_as not in (None, benchmark.name):
+        raise ConfigError(
+            f"benchmark {name!r} calls itself {benchmark.name!r}; give the entry point that name."
+        )
+    return benchmark

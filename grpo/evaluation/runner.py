@@ -1,0 +1,50 @@
+"""Runs a job: samples come in as problems finish, are graded, and go out as records."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from cotree.grpo.config_evaluation import Benchmarks
+from cotree.grpo.evaluation.job import Job
+from cotree.grpo.evaluation.records import ProblemRecord, Sampler
+from cotree.grpo.evaluation.scoring import START_OF_THINKING, Scorer
+
+
+def run_job(
+    job: Job, settings: Benchmarks, *, sampler: Sampler, finished: Collection[int]
+) -> Iterator[ProblemRecord]:
+    """The graded problems of a job as they finish, without those that are finished already.
+
+    Args:
+        job: what to sample.
+        settings: how to grade.
+        sampler: draws completions, and cannot see the references.
+        finished: positions of problems to leave out.
+
+    Raises:
+        GradingFailedError: too many samples could not be graded.
+        Exception: what the sampler raises; records that were yielded before stay valid.
+    """
+    left = [ask for ask in job.asks if ask.index not in finished]
+    if not left:
+        return
+    with Scorer(
+        job.benchmark,
+        strict_rule=job.strict_rule,
+        workers=settings.grading_workers,
+        timeout_seconds=settings.grading_timeout_seconds,
+        max_failed_frac=settings.max_failed_frac,
+    ) as scorer:
+        for index, drawn in sampler.sample(left):
+            problem, ask = job.data.problems[index], job.asks[index]
+            assert len(drawn) == len(ask.seeds), (len(drawn), len(ask.seeds))
+            shown = sampler.shown(ask.prompt)
+            opens = shown.rstrip().endswith(START_OF_THINKING)
+            yield ProblemRecord(
+                index=index,
+                id=problem.id,
+                question=problem.question,
+                prompt=shown,
+                reference=problem.reference,
+                samples=scorer.score(problem, drawn, prompt_opens_thinking=opens),
+            )
