@@ -192,6 +192,8 @@ def _evaluate_model(
             f"the output folder {str(root)!r} is relative, and a Ray job runs in a copy of its "
             f"working directory that is deleted afterwards. Add --output $PWD/{root}."
         )
+    for name in settings.benchmarks.names:
+        benchmark_named(name)  # before seconds are spent on imports
     from cotree.grpo.evaluation.measure import measure
     from cotree.grpo.provenance import describe_code
 

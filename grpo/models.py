@@ -153,7 +153,7 @@ def cannot_load(path: str, error: OSError) -> FileNotFoundError:
     """What to tell about a checkpoint, or its tokenizer, that transformers could not load."""
     return FileNotFoundError(
         f"cannot load a model from {path!r} (folder exists: {Path(path).is_dir()}): {error}. "
-        "Run the stage that makes it (`cotree sft`), correct model.path, or download it; "
+        "Correct the path or name, run the stage that makes it (`cotree sft`), or download it; "
         "with HF_HUB_OFFLINE=1 hub names work only when they are in the local cache."
     )
 

@@ -6,8 +6,8 @@
 # MODEL is a folder or a name of the Hugging Face hub; clients call it by the same name, at
 # http://127.0.0.1:PORT (8000). With COTREE_SERVER_KEY set, a request must carry that key: give it to
 # cotree as OPENAI_API_KEY. COTREE_KV_CACHE (1G) is the memory for keys and values, which limits how
-# many requests run at once. Options go to vLLM and win over those below: --dtype bfloat16,
-# --max-model-len 2048, --chat-template FILE.
+# many requests run at once. Options go to vLLM and win over those below: --max-model-len 2048,
+# --chat-template FILE, --dtype float32 (float32 checkpoints are served in bfloat16 otherwise).
 set -euo pipefail
 
 refuse() { echo "serve_cpu.sh: $*" >&2; exit 2; }
@@ -37,18 +37,19 @@ python=${COTREE_VENV:-$(dirname "$0")/../.venv}/bin/python
 if [[ -n ${COTREE_SERVER_KEY:-} ]]; then
   export VLLM_API_KEY=$COTREE_SERVER_KEY  # as an option it would show in the list of processes
 fi
-export VLLM_LOGGING_LEVEL=${VLLM_LOGGING_LEVEL:-WARNING} VLLM_NO_USAGE_STATS=1
-export TORCHDYNAMO_DISABLE=1                 # compiling takes 10 s and more, to no benefit on a CPU
-export VLLM_CPU_OMP_THREADS_BIND=nobind      # bound to one core, a busy neighbour would halve it
+export VLLM_LOGGING_LEVEL=${VLLM_LOGGING_LEVEL:-ERROR} VLLM_NO_USAGE_STATS=1
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=ERROR
+export TORCHDYNAMO_DISABLE=1             # compiling takes 10 s and more, to no benefit on a CPU
+export VLLM_CPU_OMP_THREADS_BIND=nobind  # bound to one core, it waits for whoever else uses that
 
 options=(
   --host 127.0.0.1 --port "$port"
-  --enforce-eager                            # as above
-  --no-enable-chunked-prefill                # a chunked prompt with a seed kills the CPU sampler
-  --block-size 32                            # the default keeps shorter prompts out of the prefix cache
+  --enforce-eager              # no compilation here either
+  --no-enable-chunked-prefill  # a chunked prompt with a seed kills the CPU sampler
+  --block-size 32              # the default keeps shorter prompts out of the prefix cache
   --kv-cache-memory-bytes "${COTREE_KV_CACHE:-1G}"
-  --max-model-len auto                       # the model's own, or what the memory holds
-  --generation-config vllm                   # the checkpoint's would change the sampling silently
+  --max-model-len auto         # the model's own, or what that memory holds
+  --generation-config vllm     # the checkpoint's would change the sampling silently
   --disable-uvicorn-access-log
 )
 echo "Serving $model at http://127.0.0.1:$port; it answers after half a minute or more." >&2

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -86,10 +87,11 @@ def load_benchmark(
             or `limit` is not between 1 and the number of problems.
     """
     source, rows = _test_rows(benchmark, data)
-    problems = [
-        _problem(benchmark, row, f"{source}, row {number}", index)
-        for index, (number, row) in enumerate(rows)
-    ]
+    places = [f"{source}, row {number}" for number, _ in rows]
+    problems: list[Problem] = []
+    for index, (place, (_, row)) in enumerate(zip(places, rows, strict=True)):
+        with _naming(benchmark, place):
+            problems.append(benchmark.problem(row, place, index))
     if not problems:
         raise ConfigError(f"benchmark {benchmark.name}: {source} has no rows.")
     ids = {problem.id for problem in problems}
@@ -98,7 +100,7 @@ def load_benchmark(
             f"benchmark {benchmark.name}: {len(problems)} problems have {len(ids)} different ids; "
             "they seed the sampling and must be unique. Make problems with `posed`."
         )
-    _refuse_ungradable(benchmark, problems, [f"{source}, row {number}" for number, _ in rows])
+    _refuse_ungradable(benchmark, problems, places)
     checksum, total = _checksum(benchmark, problems), len(problems)
     if limit is not None and not 1 <= limit <= total:
         raise ConfigError(
@@ -135,18 +137,18 @@ def load_examples(benchmark: Benchmark, data: Path | None, count: int) -> tuple[
             f"{benchmark.name} names no data set of worked examples; give --data DIR with "
             f"{_listed(benchmark, TRAIN_FILES)}, or another prompt style."
         )
-    rows = _read(benchmark, source)
+    rows = _read(benchmark, source, TRAIN_FILES)
     if len(rows) < count:
         raise ConfigError(f"{source} has {len(rows)} rows; {count} worked examples were asked for.")
     order = list(range(len(rows)))
     random.Random(derive("worked examples", benchmark.name)).shuffle(order)
     chosen = [rows[index] for index in order[:count]]
-    try:
-        return tuple(benchmark.example(row, f"{source}, row {number}") for number, row in chosen)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"benchmark {benchmark.name}: {error}") from error
+    found: list[Example] = []
+    for number, row in chosen:
+        place = f"{source}, row {number}"
+        with _naming(benchmark, place):
+            found.append(benchmark.example(row, place))
+    return tuple(found)
 
 
 def _test_rows(benchmark: Benchmark, data: Path | None) -> tuple[str, NumberedRows]:
@@ -162,15 +164,15 @@ def _test_rows(benchmark: Benchmark, data: Path | None) -> tuple[str, NumberedRo
             )
     source = benchmark.hub if data is None else str(_file(benchmark, data, TEST_FILES))
     assert source is not None, benchmark.name
-    return source, _read(benchmark, source)
+    return source, _read(benchmark, source, TEST_FILES)
 
 
-def _read(benchmark: Benchmark, source: str) -> NumberedRows:
+def _read(benchmark: Benchmark, source: str, forms: Sequence[str]) -> NumberedRows:
     try:
         return list(records(source))
     except (ValueError, OSError) as error:
         local = (
-            f" Without a connection, give --data DIR with {_listed(benchmark, TEST_FILES)}."
+            f" Without a connection, give --data DIR with {_listed(benchmark, forms)}."
             if source.startswith("hub:")
             else ""
         )
@@ -200,16 +202,19 @@ def _listed(benchmark: Benchmark, forms: Sequence[str]) -> str:
     return " | ".join(form.format(benchmark.name) for form in forms)
 
 
-def _problem(benchmark: Benchmark, row: Row, place: str, index: int) -> Problem:
+@contextmanager
+def _naming(benchmark: Benchmark, place: str) -> Generator[None]:
+    """What reading a row raises becomes a message that names the benchmark and the row."""
     try:
-        return benchmark.problem(row, place, index)
+        yield
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"benchmark {benchmark.name}: {error}") from error
     except (LookupError, TypeError, AttributeError) as error:  # what a row of another form causes
         raise ConfigError(
-            f"benchmark {benchmark.name}, {place}: `problem` raised {type(error).__name__}: {error}"
+            f"benchmark {benchmark.name}, {place}: reading it raised "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

@@ -26,6 +26,7 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")
 _NUMPY = re.compile(r"\bnp\.(?=[a-z])")
 _WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 _CONTEST_INTEGER = re.compile(r"\$?0*([0-9]{1,3})(?:\.0+)?\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)?\$?")
+_NUMBERS_TOLD = re.compile(r"each of the numbers (.+?) exactly once")
 
 ASKED = ("problem", "Problem", "question", "Question")
 ANSWERED = ("answer", "Answer")
@@ -66,6 +67,7 @@ class Gsm8k(Benchmark):
     hub = "hub:openai/gsm8k/main:test"
     hub_examples = "hub:openai/gsm8k/main:train"
     example_rule = "hashes"
+    step_reward = "arithmetic_steps"
     description = "GSM8K test, 1,319 word problems (Cobbe et al. 2021, arXiv:2110.14168); MIT"
 
     def problem(self, row: Row, place: str, index: int) -> Problem:
@@ -90,6 +92,7 @@ class Math500(Benchmark):
     name = "math500"
     hub = "hub:HuggingFaceH4/MATH-500:test"
     hub_examples = "hub:DigitalLearningGmbH/MATH-lighteval:train"
+    step_reward = "arithmetic_steps"
     description = (
         "MATH-500, the split of Lightman et al. 2023 (arXiv:2305.20050; MIT) of the MATH test set "
         "(Hendrycks et al. 2021, arXiv:2103.03874)"
@@ -108,6 +111,7 @@ class Minerva(Benchmark):
 
     name = "minerva"
     hub = "hub:math-ai/minervamath:test"
+    step_reward = "arithmetic_steps"
     description = (
         "OCWCourses of Minerva, 272 problems from MIT courses (Lewkowycz et al. 2022, "
         "arXiv:2206.14858); numbers are graded as published, to their last digit"
@@ -123,6 +127,7 @@ class OlympiadBench(Benchmark):
 
     name = "olympiadbench"
     hub = "hub:Hothan/OlympiadBench/OE_TO_maths_en_COMP:train"
+    step_reward = "arithmetic_steps"
     description = (
         "OlympiadBench, its 674 open-ended English text-only competition problems of mathematics "
         "(He et al. 2024, arXiv:2402.14008); Apache-2.0"
@@ -163,6 +168,8 @@ class OlympiadBench(Benchmark):
 class _Aime(Benchmark):
     """A year of AIME: integers from 0 to 999, published as `25`, `025`, `25.0` or with degrees."""
 
+    step_reward = "arithmetic_steps"
+
     def problem(self, row: Row, place: str, index: int) -> Problem:
         answer = answer_of(row, place)
         integer = _CONTEST_INTEGER.fullmatch(answer)
@@ -194,6 +201,7 @@ class Amc23(Benchmark):
 
     name = "amc23"
     hub = "hub:math-ai/amc23:test"
+    step_reward = "arithmetic_steps"
     description = "AMC 12 of 2023, 40 problems of the Mathematical Association of America"
 
     def problem(self, row: Row, place: str, index: int) -> Problem:
@@ -211,6 +219,7 @@ class Arithmetic(Benchmark):
 
     name = "arithmetic"
     prompt = "bare"
+    step_reward = "rewriting_steps"
     description = "nested integer expressions, 500 generated; none of them is a training problem"
 
     def rows(self) -> Iterable[Row]:
@@ -228,6 +237,7 @@ class Countdown(Benchmark):
     """Reach a target with three or four numbers; rows as of Jiayi-Pan/Countdown-Tasks-3to4."""
 
     name = "countdown"
+    step_reward = "cotree.rewards.steps.countdown:countdown_steps"
     description = "500 generated games of three or four numbers, each used exactly once"
 
     def rows(self) -> Iterable[Row]:
@@ -245,6 +255,11 @@ class Countdown(Benchmark):
         )
         columns = {"numbers": list(numbers), "target": row["target"]}
         return self.posed(index, question, target, columns)
+
+    def told(self, question: str) -> Row:
+        told = _NUMBERS_TOLD.search(question)
+        assert told is not None, question
+        return {"numbers": re.split(", | and ", told[1])}
 
     def term(self, strict_rule: str | None) -> Term | None:
         options = {"use_all": True, "extraction": strict_rule or "lenient"}

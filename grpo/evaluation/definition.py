@@ -35,6 +35,9 @@ class Benchmark(ABC):
     """The default prompt style, see `prompting`."""
     example_rule: str = "boxed"
     """The extraction rule that reads the answers of the worked examples."""
+    step_reward: str | None = None
+    """A reward that judges the steps of a completion from the question alone, by an installed name
+    or as `module:function`; None: no rule does. See `told`."""
     description: str = ""
     """One line: what it is, from whom, under which licence."""
 
@@ -84,6 +87,14 @@ class Benchmark(ABC):
     def answer(self, text: str) -> Extraction:
         """The answer of a completion, as votes are counted."""
         return extract(text, LENIENT)
+
+    def told(self, question: str) -> Row:
+        """Columns for `step_reward`, as far as the question's text tells them.
+
+        It is given no row of the data set: those have columns to grade with.
+        """
+        del question
+        return {}
 
     def posed(
         self, index: int, question: str, reference: str, columns: Row | None = None

@@ -86,12 +86,13 @@ class Address(NamedTuple):
     """On this machine, where no proxy leads."""
 
 
-def completion_of(answer: Answer) -> Drawn:
-    """The completion in an answer.
+def completion_of(answer: Answer, *, max_tokens: int) -> Drawn:
+    """The completion in an answer to a request for at most `max_tokens` tokens.
 
     Raises:
-        ServerError: there is none that can be graded. Its text starts with a verb: the caller
-            says which server and which problem.
+        ServerError: there is none that can be graded, or it was cut earlier than asked for: vLLM
+            lowers the limit silently when the context has no room. Its text starts with a verb,
+            as the caller says which server and which problem.
     """
     (choice,) = answer.choices
     if choice.finish_reason not in ("stop", "length"):
@@ -104,12 +105,19 @@ def completion_of(answer: Answer) -> Drawn:
             "reports no usage, and the number of tokens is part of the result. Turn on its usage "
             "statistics, or use a server that counts."
         )
+    num_tokens = answer.usage.completion_tokens
+    if choice.finish_reason == "length" and num_tokens < max_tokens:
+        raise ServerError(
+            f"cut a completion after {num_tokens} tokens where max_tokens = {max_tokens}: its "
+            "context is full, or it has a limit of its own. Lower max_tokens to what it allows "
+            "beside the prompt, or serve the model with a longer context."
+        )
     if choice.message is None and choice.text is None:
         raise ServerError("answered with neither a text nor a message. Is the address right?")
     text = choice.text or ""
     if choice.message is not None:
         text = message_text(choice.message, choice.finish_reason)
-    return Drawn(text, answer.usage.completion_tokens, choice.finish_reason)
+    return Drawn(text, num_tokens, choice.finish_reason)
 
 
 def message_text(message: Message, stop_reason: StopReason) -> str:

@@ -123,6 +123,7 @@ class ServerSampler:
         self._timeout = Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         self._retries = max_retries
         self._stop = stop
+        self._max_tokens = max_tokens
         self._settings: dict[str, object] = {
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -154,12 +155,6 @@ class ServerSampler:
         if isinstance(prompt, str):
             return prompt
         return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in prompt)
-
-    def shown(self, prompt: Prompt) -> str:
-        """The text, or the turns of a chat with their roles: the server alone knows its template."""
-        if isinstance(prompt, str):
-            return prompt
-        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
     def sample(self, asks: Sequence[Ask]) -> Generator[_Finished]:
         """Yields (`Ask.index`, its completions in the order of its seeds), as problems finish.
@@ -219,7 +214,7 @@ class ServerSampler:
         except APIError as error:
             self._fail(error, subject, self._retries)
         try:
-            return completion_of(Answer.model_validate_json(answer))
+            return completion_of(Answer.model_validate_json(answer), max_tokens=self._max_tokens)
         except ValidationError as error:
             self._refuse(subject, answer, error)
         except ServerError as error:

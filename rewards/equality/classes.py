@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cotree.rewards.equality.answers import Outcome, compare
 
@@ -44,8 +45,12 @@ def answer_classes(answers: Sequence[str | None]) -> list[AnswerClass]:
     return [AnswerClass(text, tuple(sorted(indices))) for text, indices in opened.items()]
 
 
+@lru_cache(maxsize=4096)
 def _same(one: str, other: str) -> bool:
-    """Whether each is right where the other is the reference."""
+    """Whether each is right where the other is the reference.
+
+    Remembered, because subsets of one problem's answers are voted on again and again.
+    """
     return all(
         compare(reference, answer).outcome is Outcome.EQUAL
         for reference, answer in ((one, other), (other, one))

@@ -70,7 +70,7 @@ def countdown(
     """
     task = _task(problem)
     end = _end_of_reasoning(completion)
-    steps = _judged_lines(completion, end, task)
+    steps = _judged_lines(completion, end, task.numbers)
     num_verified = sum(step.verdict is Verdict.VERIFIED for step in steps)
     found = extract(completion)
     fault = "no answer" if found.answer is None else _answer_fault(found.answer, task, use_all)
@@ -87,6 +87,25 @@ def countdown(
     value = outcome + (PENALTY if num_refuted or fault or skipped else 0.0)
     reason = f"{fault or 'solved'}; {num_verified} lines verified, {num_refuted} steps refuted"
     return Reward(value, reason, steps=tuple(steps), status=status)
+
+
+def countdown_steps(completion: str, problem: Problem) -> Reward:
+    """Judges the work of `countdown` alone: -1 if one of its lines is refuted, else 0.
+
+    Reads neither the target nor the answer, so that it can choose among completions of a problem
+    that nobody has graded.
+
+    Args:
+        completion: the policy's text.
+        problem: its column `numbers` holds the given numbers.
+
+    Raises:
+        ValueError: the problem has no such column.
+    """
+    steps = _judged_lines(completion, _end_of_reasoning(completion), _given(problem))
+    counts = [sum(step.verdict is verdict for step in steps) for verdict in Verdict]
+    reason = f"{counts[0]} lines verified, {counts[1]} refuted, {counts[2]} unchecked"
+    return Reward(PENALTY if counts[1] else 0.0, reason, steps=tuple(steps))
 
 
 def check_game(problem: Problem) -> None:
@@ -132,13 +151,21 @@ def countdown_answer(
 
 
 def _task(problem: Problem) -> Task:
-    try:
-        given, target = problem.columns["numbers"], problem.columns["target"]
-    except KeyError as error:
+    target = _column(problem, "target")
+    return Task(_given(problem), _exact(target, problem))
+
+
+def _column(problem: Problem, name: str) -> object:
+    if name not in problem.columns:
         raise ValueError(
             f"countdown needs the columns `numbers` and `target`; problem {problem.id} has "
-            f"{sorted(problem.columns)}. Add {error} to the data set."
-        ) from error
+            f"{sorted(problem.columns)}. Add {name!r} to the data set."
+        )
+    return problem.columns[name]
+
+
+def _given(problem: Problem) -> tuple[Fraction, ...]:
+    given = _column(problem, "numbers")
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise ValueError(f"problem {problem.id}: `numbers` is {given!r}; it must be a list.")
     numbers = tuple(_exact(number, problem) for number in given)
@@ -146,7 +173,7 @@ def _task(problem: Problem) -> Task:
         raise ValueError(
             f"problem {problem.id} has {len(numbers)} numbers; 1 to {MAX_NUMBERS} are allowed."
         )
-    return Task(numbers, _exact(target, problem))
+    return numbers
 
 
 def _exact(number: object, problem: Problem) -> Fraction:
@@ -164,8 +191,8 @@ def _end_of_reasoning(completion: str) -> int:
     return end if end >= 0 else max(completion.rstrip().rfind("\n"), 0)
 
 
-def _judged_lines(completion: str, end: int, task: Task) -> list[StepScore]:
-    left = Counter(task.numbers)
+def _judged_lines(completion: str, end: int, numbers: Sequence[Fraction]) -> list[StepScore]:
+    left = Counter(numbers)
     unread: set[Fraction] = set()  # numbers that an equality nobody could read may have made
     steps: list[StepScore] = []
     for pair in equalities(completion[:end]):
@@ -180,8 +207,8 @@ def _judged_lines(completion: str, end: int, task: Task) -> list[StepScore]:
         # `-14 + 44` uses a -14 that was made before, or else the number 14.
         used = [number if number in left else abs(number) for number in used]
         missing = Counter(used) - left
-        if missing and not Counter(used) - Counter(task.numbers):
-            left, missing = Counter(task.numbers), Counter[Fraction]()
+        if missing and not Counter(used) - Counter(numbers):
+            left, missing = Counter(numbers), Counter[Fraction]()
         left = left - Counter(used) + Counter([claimed])
         verdict = Verdict.REFUTED if fault or missing else Verdict.VERIFIED
         if missing and not fault:

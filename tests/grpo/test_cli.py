@@ -195,7 +195,7 @@ from cotree.grpo.run_folder import load_pipeline
 
 @cli.app.command()
 def run(works: bool = False) -> None:
-    with cli.boundary(debug=False), cli._stage(load_pipeline("tiny.toml", [])):
+    with cli.boundary(debug=False), cli.stage(load_pipeline("tiny.toml", [])):
         if not works:
             raise RuntimeError("the weights did not arrive")
 

@@ -5,7 +5,6 @@ import pytest
 from cotree.grpo.cluster import PlacementError, place
 from cotree.grpo.config import Generator, Learner
 
-
 GENERATOR, LEARNER = Generator(threads=3), Learner(threads=2)
 
 

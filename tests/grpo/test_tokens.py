@@ -35,5 +35,5 @@ def test_an_empty_prompt_is_refused(encode):
 
 
 def test_a_missing_checkpoint_says_what_to_do(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"folder exists: False.*correct model\.path"):
+    with pytest.raises(FileNotFoundError, match=r"folder exists: False.*Correct the path"):
         load_tokenizer(str(tmp_path / "nothing"), revision=None)

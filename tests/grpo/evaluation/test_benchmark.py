@@ -199,7 +199,7 @@ def test_rows_that_cannot_be_graded_are_named_with_their_references(tmp_path: Pa
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "?"}, r"sums.jsonl, row 2: `problem` raised KeyError: 'answer'"),
+        ({"question": "?"}, r"sums.jsonl, row 2: reading it raised KeyError: 'answer'"),
         ([1], "row 2: .* is not a JSON object"),
     ],
 )

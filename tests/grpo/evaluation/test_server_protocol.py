@@ -127,9 +127,11 @@ def answer(choice: dict[str, object], usage: object = None) -> Answer:
 
 def test_a_completion_is_its_text_its_tokens_and_its_end():
     usage = {"completion_tokens": 9, "prompt_tokens": 4}
-    got = completion_of(answer({"text": " 2", "finish_reason": "length"}, usage))
+    got = completion_of(answer({"text": " 2", "finish_reason": "length"}, usage), max_tokens=9)
     assert got == Drawn(" 2", 9, "length")
-    got = completion_of(answer({"message": {"content": ""}, "finish_reason": "stop"}, usage))
+    got = completion_of(
+        answer({"message": {"content": ""}, "finish_reason": "stop"}, usage), max_tokens=9
+    )
     assert got == Drawn("", 9, "stop")
 
 
@@ -137,12 +139,20 @@ def test_a_completion_is_its_text_its_tokens_and_its_end():
 def test_other_ends_leave_nothing_to_grade(reason: str | None):
     usage = {"completion_tokens": 9}
     with pytest.raises(ServerError, match=f"finish_reason = {reason!r}"):
-        completion_of(answer({"text": "x", "finish_reason": reason}, usage))
+        completion_of(answer({"text": "x", "finish_reason": reason}, usage), max_tokens=9)
+
+
+def test_a_completion_that_was_cut_earlier_than_asked_for_is_an_error():
+    # vLLM shortens the limit to what its context has left, and says nothing.
+    cut = answer({"text": "1 +", "finish_reason": "length"}, {"completion_tokens": 9})
+    assert completion_of(cut, max_tokens=9).stop_reason == "length"
+    with pytest.raises(ServerError, match=r"after 9 tokens where max_tokens = 10"):
+        completion_of(cut, max_tokens=10)
 
 
 def test_a_missing_token_count_is_an_error():
     with pytest.raises(ServerError, match="reports no usage"):
-        completion_of(answer({"text": "x", "finish_reason": "stop"}))
+        completion_of(answer({"text": "x", "finish_reason": "stop"}), max_tokens=9)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_chat_goes_to_the_chat_endpoint_turn_by_turn(fake: FakeServer):
 def test_a_prompt_is_shown_as_text_and_a_chat_with_its_roles(fake: FakeServer):
     sampler = ServerSampler(fake.url, **SETTINGS)
     assert sampler.shown("1+1=\n") == "1+1=\n"
-    assert sampler.shown(CHAT) == "system: Be brief.\n\nuser: 1+1?"
+    assert sampler.shown(CHAT) == "[system]\nBe brief.\n\n[user]\n1+1?"
 
 
 def test_problems_arrive_as_they_finish_and_samples_in_the_order_of_their_seeds(fake: FakeServer):
@@ -201,6 +201,7 @@ def test_a_refusal_ends_the_evaluation_at_once(
         (completion("x", finish="content_filter"), "finish_reason = 'content_filter'"),
         (completion("x", finish="tool_calls"), "finish_reason = 'tool_calls'"),
         (completion("x", finish=None), "finish_reason = None"),
+        (completion("x", finish="length", tokens=3), "after 3 tokens where max_tokens = 16"),
         (Reply(200, {"choices": [{"text": "x", "finish_reason": "stop"}]}), "no usage"),
         (Reply(200, {"choices": [{"finish_reason": "stop"}], "usage": {}}), "completion_tokens"),
         (Reply(200, {"choices": [], "usage": None}), "choices: List should have at least 1"),

@@ -1,7 +1,10 @@
 """Graded samples, problems and summaries to write about, for several test files."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
+from cotree.grpo.evaluation.journal import EvaluationFolder
 from cotree.grpo.evaluation.records import BenchmarkSummary, Estimate, ProblemRecord, Sample
 
 RIGHT = Sample("so 42", "42", "boxed", True, True, "match", False, 9, "stop", False)
@@ -55,3 +58,18 @@ def sampled(benchmark: str = "aime", **changes: object) -> BenchmarkSummary:
     }  # fmt: skip
     fields = {"n": 30, "num_total": 30, "k": 4, "strict": None, "run_error": 0.02, **curves}
     return summary(benchmark, **(fields | changes))
+
+
+PARTS = {"benchmark": {"name": "gsm8k"}, "sampler": {"temperature": 0.0, "top_p": 1.0}}
+
+
+def finished(root: Path, *records: ProblemRecord, parts: dict | None = None) -> Path:
+    """An evaluation's folder as `measure` leaves it, as far as a comparison reads it."""
+    with EvaluationFolder(root) as folder:
+        plan = {"model": {}, "seed": 0, "benchmarks": {"gsm8k": parts or PARTS}}
+        folder.begin(plan, resume=False)
+        journal = folder.journal("gsm8k")
+        for one in records:
+            journal.append(one)
+        folder.results.write_text(json.dumps({"cotree": {"gsm8k": {}}}))
+    return root

@@ -1,0 +1,49 @@
+"""Tests for grpo/evaluation/fingerprint.py."""
+
+import os
+from pathlib import Path
+
+from cotree.grpo.evaluation.fingerprint import (
+    differing_parts,
+    digest,
+    grader_digest,
+    model_identity,
+)
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys_nor_on_tuples():
+    assert digest({"a": 1, "b": (2, 3)}) == digest({"b": [2, 3], "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+
+
+def test_differing_parts_are_named_by_their_path():
+    old = {"sampler": {"temperature": 0.0, "stop": ()}, "data": {"checksum": "x"}}
+    new = {"sampler": {"temperature": 0.6, "stop": []}, "data": {"checksum": "x"}, "template": "t"}
+    assert differing_parts(old, new) == {
+        "sampler.temperature": (0.0, 0.6),
+        "template": (None, "t"),
+    }
+    assert differing_parts(old, old) == {}
+
+
+def test_the_graders_have_one_digest_in_a_process():
+    assert grader_digest() == grader_digest()
+    assert len(grader_digest()) == 16
+
+
+def test_a_checkpoint_that_was_overwritten_is_another_model(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1234")
+    os.utime(weights, ns=(1, 1))
+    before = model_identity(str(tmp_path), None)
+    assert before == model_identity(str(tmp_path), None)
+    os.utime(weights, ns=(2, 2))
+    assert model_identity(str(tmp_path), None) != before
+    os.utime(weights, ns=(1, 1))
+    (tmp_path / "config.json").write_text("{ }")
+    assert model_identity(str(tmp_path), None) != before
+
+
+def test_a_hub_name_is_known_by_its_revision():
+    assert model_identity("owner/name", "v1") == {"model": "owner/name", "revision": "v1"}
