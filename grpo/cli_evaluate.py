@@ -38,6 +38,7 @@ _PROMPT = (
     "boxed, boxed-system, few-shot, bare, or a text with {question}; default: the benchmark's."
 )
 _SAMPLING = "greedy; r1 (temperature 0.6, top-p 0.95); policy (temperature 1); default: greedy."
+_STRATEGY = "majority:N, vetoed-majority:N or resample:N: chooses among N completions a sample."
 _MAX_TOKENS = "Of one completion; default: 2048, of r1 32768."
 _ENGINE = "vllm: our own actors; server: an OpenAI-compatible one."
 _THREADS = "Of one engine on a CPU; default: all cores, divided."
@@ -65,6 +66,7 @@ def evaluate(
     temperature: _Float = None,
     top_p: _Float = None,
     max_tokens: Annotated[int | None, typer.Option(help=_MAX_TOKENS)] = None,
+    strategy: Annotated[str | None, typer.Option(help=_STRATEGY, metavar="NAME:N")] = None,
     seed: _Int = None,
     engine: Annotated[Literal["vllm", "server"] | None, typer.Option(help=_ENGINE)] = None,
     server: Annotated[str | None, typer.Option(help="Ask this one.", metavar="URL")] = None,
@@ -93,6 +95,7 @@ def evaluate(
         _refuse_unlike(engine, server)
         sampled = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         given = {"data": data, "limit": limit, "prompt": prompt, "examples": examples, "seed": seed}
+        given["strategy"] = strategy
         sections = {
             "benchmarks": PRESETS[sampling]._asdict()
             | _given(names=_names(benchmarks), samples=samples, **sampled, **given),

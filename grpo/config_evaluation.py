@@ -53,6 +53,9 @@ class Benchmarks(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: PositiveInt = 2048
     """Of one completion."""
+    strategy: str | None = None
+    """Test-time compute: `majority:8` draws 8 completions for each sample and keeps one; see
+    `search.strategies`. Left out, a sample is one completion."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Sampling seeds are derived from it, the problem and the sample: the same for every model."""
     grading_workers: PositiveInt = 1

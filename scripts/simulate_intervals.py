@@ -19,6 +19,7 @@ difference 0 ("equal") or the one that the power convention calls detectable ("a
 "same" compares the first with itself. Policies above one half are made worse, not better. "rare":
 the second policy always solves one problem in twenty, whatever the first does, and is the first on
 all others. The benchmark may miss those, and no interval can know: it is here to show the limit.
+"plain": Student's interval, of policies "apart". "told": what the comparisons said is detectable.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cotree.grpo.evaluation.intervals import Z, mean_interval
+from cotree.grpo.evaluation.intervals import Z, mean_interval, student_t_quantile
 from cotree.grpo.evaluation.paired import paired_difference
 
 MEANS = (0.1, 0.3, 0.5, 0.8, 0.95)
@@ -90,6 +91,8 @@ class Paired:
     power: float
     """Share of tests that found the detectable difference."""
     apart_coverage: float
+    plain_coverage: float
+    """Of Student's interval around the mean difference, between those two."""
     rare_coverage: float
     width: float
     detectable: float
@@ -175,6 +178,11 @@ class Policies:
             )
 
 
+def plain_holds(differences, truth: float) -> bool:
+    half = student_t_quantile(len(differences) - 1) * differences.std(ddof=1)
+    return bool(abs(differences.mean() - truth) <= half / math.sqrt(len(differences)))
+
+
 def paired_figures(rng, regime: Regime, pairs: int) -> Paired:
     policies = Policies(regime, rng)
     reach = (Z + NormalDist().inv_cdf(0.8)) * (1.0 if regime.mean < 0.5 else -1.0)
@@ -187,10 +195,12 @@ def paired_figures(rng, regime: Regime, pairs: int) -> Paired:
     found, covered, truths = {}, {}, {}
     for kind, second in seconds.items():
         truth = truths[kind] = policies.moments(second)[0]
-        results = [paired_difference(a, b) for a, b in policies.drawn(rng, second, pairs)]
+        drawn = list(policies.drawn(rng, second, pairs))
+        results = [paired_difference(a, b) for a, b in drawn]
         found[kind] = sum(result.p_value <= 0.05 for result in results) / pairs
         covered[kind] = sum(result.low <= truth <= result.high for result in results) / pairs
         if kind == "apart":
+            plain = sum(plain_holds(np.subtract(b, a), truth) for a, b in drawn) / pairs
             width = sum(result.high - result.low for result in results) / pairs
             reported = sum(result.minimum_detectable or 0.0 for result in results) / pairs
     return Paired(
@@ -199,6 +209,7 @@ def paired_figures(rng, regime: Regime, pairs: int) -> Paired:
         equal_coverage=covered["equal"],
         power=found["apart"],
         apart_coverage=covered["apart"],
+        plain_coverage=plain,
         rare_coverage=covered["rare"],
         width=width,
         detectable=abs(truths["apart"]),
@@ -235,21 +246,19 @@ def mean_table(benchmarks: int, seed: int) -> list[dict[str, object]]:
 
 def paired_table(pairs: int, seed: int) -> list[dict[str, object]]:
     print(f"\npaired_difference: in %, {pairs} pairs of evaluations a regime")
+    print("                           found at 5 %             coverage              detectable")
     print(
-        "                          found at 5 %          coverage          detectable   interval's"
-    )
-    print(
-        "    n   k shape     mean  same  equal  power  equal   apart   rare    true  reported width"
+        "    n   k shape     mean  same  equal power  equal   apart   plain   rare   true  told  width"
     )
     rows = []
     for index, regime in enumerate(regimes(PAIRED_PROBLEMS, PAIRED_SHAPES, PAIRED_MEANS)):
         row = paired_figures(np.random.default_rng([seed, 1000 + index]), regime, pairs)
         found = (row.same_error, row.equal_error, row.power)
-        covered = (row.equal_coverage, row.apart_coverage, row.rare_coverage)
+        covered = (row.equal_coverage, row.apart_coverage, row.plain_coverage, row.rare_coverage)
         print(
-            f"{regime} {' '.join(f'{100 * share:5.1f}' for share in found)} "
-            f"{' '.join(map(marked, covered))} {row.detectable:6.3f} {row.reported:6.3f} "
-            f"{row.width:6.3f}",
+            f"{regime} {' '.join(f'{100 * share:5.1f}' for share in found)}"
+            f"{' '.join(map(marked, covered))}{row.detectable:6.3f} {row.reported:.3f} "
+            f"{row.width:.3f}",
             flush=True,
         )
         rows.append({**asdict(regime), **asdict(row)})

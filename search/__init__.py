@@ -1,1 +1,1 @@
-"""Strategies of test-time compute; steps as token-exact segments. Never imports torch, ray or vllm."""
+"""Strategies of test-time compute, steps as segments. Never imports torch, ray or vllm."""

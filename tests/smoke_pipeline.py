@@ -63,6 +63,11 @@ learning_rate = 1e-3
 [evaluate]
 num_problems = 20
 max_tokens = 40
+
+[evaluate.benchmarks]
+names = ["arithmetic"]
+limit = 12
+max_tokens = 40
 """
 
 

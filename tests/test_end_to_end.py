@@ -77,6 +77,11 @@ def test_a_run_leaves_its_files_and_stable_results(uninterrupted: Path):
     assert [row["staleness"] for row in metrics[1:5]] == [0, 1, 1, 1]
     # Sampled and scored with the same weights, both in bfloat16; later steps are one update apart.
     assert metrics[1]["mismatch/mean_abs_nats"] < 0.02
+    # The benchmark is measured whenever the held-back problems are: before, at step 2, and after.
+    assert [row["step"] for row in metrics if "eval/arithmetic/accuracy" in row] == [0, 2, 4]
+    for when in ("before", "after"):
+        measured = result[f"benchmarks_{when}"]["arithmetic"]
+        assert (measured["n"], measured["k"], measured["num_total"]) == (12, 1, 500)
     samples = [json.loads(s) for s in (uninterrupted / "samples.jsonl").read_text().splitlines()]
     assert any(sample["steps"] for sample in samples)
 

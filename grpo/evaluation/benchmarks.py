@@ -256,7 +256,7 @@ class Countdown(Benchmark):
         columns = {"numbers": list(numbers), "target": row["target"]}
         return self.posed(index, question, target, columns)
 
-    def told(self, question: str) -> Row:
+    def question_columns(self, question: str) -> Row:
         told = _NUMBERS_TOLD.search(question)
         assert told is not None, question
         return {"numbers": re.split(", | and ", told[1])}

@@ -37,7 +37,7 @@ class Benchmark(ABC):
     """The extraction rule that reads the answers of the worked examples."""
     step_reward: str | None = None
     """A reward that judges the steps of a completion from the question alone, by an installed name
-    or as `module:function`; None: no rule does. See `told`."""
+    or as `module:function`; None: no rule does. See `question_columns`."""
     description: str = ""
     """One line: what it is, from whom, under which licence."""
 
@@ -88,7 +88,7 @@ class Benchmark(ABC):
         """The answer of a completion, as votes are counted."""
         return extract(text, LENIENT)
 
-    def told(self, question: str) -> Row:
+    def question_columns(self, question: str) -> Row:
         """Columns for `step_reward`, as far as the question's text tells them.
 
         It is given no row of the data set: those have columns to grade with.

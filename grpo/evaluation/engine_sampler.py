@@ -6,7 +6,7 @@ lends those that it samples with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +88,7 @@ class EngineSampler:
     def shown(self, prompt: Prompt) -> str:
         return self._encoder.shown(prompt)
 
-    def sample(self, asks: Sequence[Ask]) -> Iterator[tuple[int, tuple[Drawn, ...]]]:
+    def sample(self, asks: Sequence[Ask]) -> Generator[tuple[int, tuple[Drawn, ...]]]:
         """Completions of each problem as it finishes.
 
         Raises:

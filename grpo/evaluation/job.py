@@ -19,6 +19,8 @@ from cotree.grpo.evaluation.fingerprint import digest, grader_digest
 from cotree.grpo.evaluation.prompting import PromptStyle, plain_text, style_named, turns
 from cotree.grpo.evaluation.records import Ask, Prompt
 from cotree.grpo.seeds import derive
+from cotree.rewards.registry import Term, bound
+from cotree.search.strategies import NamedStrategy, strategy_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Job:
     asks: tuple[Ask, ...]
     parts: Mapping[str, object]
     """The fingerprint's parts that do not depend on the engine."""
+    strategy: NamedStrategy | None = None
+    """Selects among several completions for each sample; None: a sample is one completion."""
 
     @property
     def name(self) -> str:
@@ -48,9 +52,12 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
         has_template: whether the model can answer a chat.
 
     Raises:
-        ConfigError: the benchmark, the prompt style or the data cannot be found or used.
+        ConfigError: the benchmark, the prompt style, the data or the strategy cannot be found or
+            used.
     """
     benchmark = benchmark_named(name)
+    _check_step_reward(benchmark)
+    strategy = _strategy(benchmark, settings)
     style, is_chat = _style(benchmark, settings, has_template=has_template)
     folder = None if settings.data is None else Path(settings.data)
     data = load_benchmark(benchmark, folder, limit=settings.limit, subset_seed=settings.subset_seed)
@@ -60,14 +67,7 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
         for problem in data.problems
     ]
     asks = tuple(
-        Ask(
-            index,
-            problem.id,
-            prompt,
-            tuple(
-                derive(settings.seed, "evaluate", problem.id, i) for i in range(settings.samples)
-            ),
-        )
+        Ask(index, problem.id, prompt, _seeds(settings, problem.id))
         for index, (problem, prompt) in enumerate(zip(data.problems, prompts, strict=True))
     )
     strict_rule = style.strict_rule or (benchmark.example_rule if style.num_examples else None)
@@ -86,6 +86,7 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
             "top_p": settings.top_p,
             "max_tokens": settings.max_tokens,
             "stop": list(style.stop),
+            "strategy": settings.strategy,
         },
         "grader": {
             **{
@@ -98,7 +99,7 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
             "sources": grader_digest(),
         },
     }
-    return Job(benchmark, data, strict_rule, style.stop, asks, parts)
+    return Job(benchmark, data, strict_rule, style.stop, asks, parts, strategy)
 
 
 def make_jobs(settings: Benchmarks, *, has_template: bool) -> list[Job]:
@@ -140,3 +141,37 @@ def _style(
         raise ConfigError("--chat needs a chat template, and the model's tokenizer has none.")
     is_chat = (style.chat if settings.chat is None else settings.chat) and has_template
     return style, is_chat
+
+
+def _seeds(settings: Benchmarks, problem_id: str) -> tuple[int, ...]:
+    return tuple(derive(settings.seed, "evaluate", problem_id, i) for i in range(settings.samples))
+
+
+def _check_step_reward(benchmark: Benchmark) -> None:
+    """Raises unless it is there: an evaluation may need it only when all is sampled."""
+    try:
+        if benchmark.step_reward is not None:
+            bound(Term(benchmark.step_reward))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"benchmark {benchmark.name}, step_reward: {error}") from error
+
+
+def _strategy(benchmark: Benchmark, settings: Benchmarks) -> NamedStrategy | None:
+    """The settings' strategy, if it can be used here."""
+    if settings.strategy is None:
+        return None
+    try:
+        strategy = strategy_named(settings.strategy)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if settings.temperature == 0 and strategy.size > 1:
+        raise ConfigError(
+            f"strategy {strategy.name}: at temperature 0 its completions are all the same. Set a "
+            "temperature (of the policy: 1; of reasoning models: 0.6)."
+        )
+    if strategy.kind.needs_verdicts and benchmark.step_reward is None:
+        raise ConfigError(
+            f"strategy {strategy.name}: benchmark {benchmark.name} names no step_reward that could "
+            "refute a step. Use first or majority:N, or set its step_reward."
+        )
+    return strategy

@@ -7,7 +7,7 @@ An `Ask` has no reference in it: a sampler, which may be a tree search, cannot s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -58,8 +58,11 @@ class Sampler(Protocol):
         """The prompt as text, as far as this side knows it."""
         ...
 
-    def sample(self, asks: Sequence[Ask]) -> Iterator[tuple[int, tuple[Drawn, ...]]]:
-        """(`Ask.index`, its completions in the order of its seeds), as problems finish."""
+    def sample(self, asks: Sequence[Ask]) -> Generator[tuple[int, tuple[Drawn, ...]]]:
+        """(`Ask.index`, its completions in the order of its seeds), as problems finish.
+
+        Closing it early takes back what was asked and not yet answered.
+        """
         ...
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import closing
 
 from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.evaluation.job import Job
 from cotree.grpo.evaluation.records import ProblemRecord, Sampler
 from cotree.grpo.evaluation.scoring import START_OF_THINKING, Scorer
+from cotree.grpo.evaluation.strategy_sampler import with_strategy
 
 
 def run_job(
@@ -18,7 +20,8 @@ def run_job(
     Args:
         job: what to sample.
         settings: how to grade.
-        sampler: draws completions, and cannot see the references.
+        sampler: draws completions, and cannot see the references; under the job's strategy, where
+            it has one.
         finished: positions of problems to leave out.
 
     Raises:
@@ -28,17 +31,20 @@ def run_job(
     left = [ask for ask in job.asks if ask.index not in finished]
     if not left:
         return
-    with Scorer(
-        job.benchmark,
-        strict_rule=job.strict_rule,
-        workers=settings.grading_workers,
-        timeout_seconds=settings.grading_timeout_seconds,
-        max_failed_frac=settings.max_failed_frac,
-    ) as scorer:
-        for index, drawn in sampler.sample(left):
+    with (
+        with_strategy(job, settings, sampler) as chosen,
+        Scorer(
+            job.benchmark,
+            strict_rule=job.strict_rule,
+            workers=settings.grading_workers,
+            timeout_seconds=settings.grading_timeout_seconds,
+            max_failed_frac=settings.max_failed_frac,
+        ) as scorer,
+    ):
+        for index, drawn in chosen.sample(left):
             problem, ask = job.data.problems[index], job.asks[index]
             assert len(drawn) == len(ask.seeds), (len(drawn), len(ask.seeds))
-            shown = sampler.shown(ask.prompt)
+            shown = chosen.shown(ask.prompt)
             opens = shown.rstrip().endswith(START_OF_THINKING)
             yield ProblemRecord(
                 index=index,

@@ -132,10 +132,10 @@ def message_text(message: Message, stop_reason: StopReason) -> str:
 
 
 def words_of(body: object) -> str:
-    """What a server says in the body of an error, in one line."""
+    """What a server says in the body of an error."""
     if isinstance(body, Mapping):
         body = body.get("message") or body.get("detail") or dict(body)
-    return shortened(str(body or "nothing"))
+    return str(body or "nothing")
 
 
 def shortened(text: str) -> str:

@@ -243,10 +243,10 @@ class ServerSampler:
         matching = [card for card in cards if wanted in (None, card.id)]
         if len(matching) == 1 or (matching and wanted is not None):
             return matching[0]
-        names = ", ".join(repr(card.id) for card in cards) or "no model"
+        names = shortened(", ".join(repr(card.id) for card in cards)) or "no model"
         ask = "Name one of them." if wanted is None else "Use a name that it offers."
         missing = "" if wanted is None else f"does not offer {wanted!r}; it "
-        raise ServerError(self._redacted(f"{self.url} {missing}offers {names}. {ask}"))
+        raise ServerError(f"{self.url} {missing}offers {names}. {ask}")
 
     def _client(self) -> AsyncOpenAI:
         return AsyncOpenAI(
@@ -266,7 +266,7 @@ class ServerSampler:
         """Turns the client's error into ours, without the key that some servers repeat."""
         if isinstance(error, APIStatusError):
             advice = self._advice(error).format(variable=self._variable, retries=retries)
-            said = words_of(error.body).rstrip(".")
+            said = shortened(self._redacted(words_of(error.body))).rstrip(".")
             reason = f"answered {error.status_code}: {said}. {advice}"
         elif isinstance(error, APITimeoutError):
             reason = (
@@ -291,11 +291,10 @@ class ServerSampler:
     def _refuse(self, subject: str, answer: str, error: ValidationError) -> NoReturn:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
+        said = shortened(self._redacted(answer))
         raise ServerError(
-            self._redacted(
-                f"{subject}: {self.url} answered {shortened(answer)!r}, which is not OpenAI's "
-                f"protocol ({where}: {first['msg']}). Check the address and the server's log."
-            )
+            f"{subject}: {self.url} answered {said!r}, which is not OpenAI's protocol "
+            f"({where}: {first['msg']}). Check the address and the server's log."
         ) from None
 
     def _redacted(self, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cotree.grpo.config_evaluation import Benchmarks, Server
 from cotree.grpo.config_file import ConfigError
@@ -41,7 +42,7 @@ def prepare_server(model: str, *, settings: Benchmarks, server: Server) -> Prepa
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    served = dict(connect(()).describe())
+    described: dict[str, Any] = dict(connect(()).describe())
     # The server writes chats with a template of its own, which it does not tell.
     jobs = make_jobs(settings, has_template=True)
 
@@ -51,7 +52,7 @@ def prepare_server(model: str, *, settings: Benchmarks, server: Server) -> Prepa
 
     return Prepared(
         model=model,
-        identity={"model": served["model"], "served": served["served"]},
+        identity={"model": described["model"], "root": described["served"].get("root")},
         jobs=jobs,
         parts={
             job.name: all_parts(job, engine={"engine": "server"}, template=None) for job in jobs

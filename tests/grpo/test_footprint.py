@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from cotree.grpo.config import NewModel
 from cotree.grpo.footprint import (
     ModelSize,
+    cache_bytes_per_token,
     new_model_parameters,
     run_bytes,
     safetensors_parameters,
@@ -77,3 +78,12 @@ def test_sizes_are_written_as_people_say_them():
     assert str(ModelSize(1_580_000)) == "1.58 M parameters"
     assert str(ModelSize(7_000_000_000)) == "7 B parameters"
     assert str(ModelSize(None)) == "size unknown before it is downloaded"
+
+
+def test_a_tokens_cache_is_keys_and_values_of_every_layer():
+    # 2 (keys, values) * 30 layers * 3 heads * 64 * 2 bytes = 23,040.
+    grouped = {"num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+    assert cache_bytes_per_token({**grouped, "num_hidden_layers": 30}, dtype="bfloat16") == 23_040
+    # Without grouped heads all 4 count, and head_dim, where given, is not hidden_size / heads.
+    plain = {"num_attention_heads": 4, "hidden_size": 64, "head_dim": 32, "num_hidden_layers": 1}
+    assert cache_bytes_per_token(plain, dtype="float32") == 2 * 4 * 32 * 4

@@ -1,9 +1,11 @@
 """Tests for grpo/loop.py: which groups a step learns from, without actors."""
 
 import pytest
+from evaluated import summary
 
 from cotree.grpo.config_algorithm import DynamicSampling, Optimizer, Rollouts, Train
-from cotree.grpo.loop import Parts, sample_step, step_batch, step_speed
+from cotree.grpo.evaluate import Accuracy, Evaluation
+from cotree.grpo.loop import Parts, evaluation_stats, sample_step, step_batch, step_speed
 from cotree.grpo.types import Completion, Group, Problem, Rollout
 from cotree.rewards.types import Failure, Reward, Ungraded
 
@@ -47,6 +49,21 @@ def train(**settings: object) -> Train:
         optimizer=Optimizer(learning_rate=1e-4),
         **settings,
     )
+
+
+def test_an_evaluation_is_logged_with_its_benchmarks():
+    evaluation = Evaluation(
+        accuracy=Accuracy(0.5, 0.4, 0.6, 20),
+        groups=(),
+        ungraded=0,
+        truncated_frac=0.0,
+        mean_tokens=9.0,
+        benchmarks=(summary("gsm8k"),),
+    )
+    stats = evaluation_stats(evaluation)
+    assert (stats["eval/accuracy"], stats["eval/low"], stats["eval/high"]) == (0.5, 0.4, 0.6)
+    assert stats["eval/gsm8k/accuracy"] == 0.625  # see evaluated.summary
+    assert stats["eval/gsm8k/high"] == 0.667
 
 
 def test_a_constant_group_is_dropped_and_counted():

@@ -55,6 +55,16 @@ def test_staleness_is_drawn_only_when_there_is_any():
     assert "Staleness" in charts_of([{"step": 1, "staleness": 0}, {"step": 2, "staleness": 1}])
 
 
+def test_each_benchmark_has_a_chart_of_its_own():
+    keys = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "no_answer_frac": 0.1}
+    row = {"step": 5, "eval/accuracy": 0.9, "eval/low": 0.8, "eval/high": 1.0}
+    row |= {f"eval/gsm8k/{key}": value for key, value in keys.items()}
+    chart = charts_of([row])["Benchmark gsm8k"]
+    assert chart.intervals == [Interval(5, 0.5, 0.4, 0.6)]
+    assert "gsm8k 50" in summary(chart)
+    assert charts_of([row])["Accuracy"].intervals == [Interval(5, 0.9, 0.8, 1.0)]
+
+
 def test_evaluations_before_and_after_come_from_the_result():
     rows = [{"step": 5, "eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.6}]
     result = {

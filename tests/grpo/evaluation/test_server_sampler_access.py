@@ -93,6 +93,19 @@ def test_no_error_and_no_description_holds_the_key(
     assert "sk-123456" not in f"{caught.value}{sampler.describe()}{sampler!r}"
 
 
+def test_a_key_at_the_end_of_a_long_message_is_not_shown_in_part(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-123456")
+    sampler = ServerSampler(fake.url, **SETTINGS)
+    for reply in (Reply(400, "x" * 495 + "sk-123456"), Reply(200, "x" * 495 + "sk-123456")):
+        fake.respond = lambda _, reply=reply: reply
+        with pytest.raises(ServerError) as caught:
+            list(sampler.sample([ask(0)]))
+        assert "xxxx[reda…" in str(caught.value)
+        assert "sk-" not in str(caught.value)
+
+
 def test_credentials_in_the_address_are_sent_and_never_shown(
     fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,7 +1,7 @@
 """Tests for grpo/evaluation/runner.py, with a sampler that answers from a table."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ class Table:
         assert isinstance(prompt, str)
         return prompt + self._opening
 
-    def sample(self, asks: Sequence[Ask]) -> Iterator[tuple[int, tuple[Drawn, ...]]]:
+    def sample(self, asks: Sequence[Ask]) -> Generator[tuple[int, tuple[Drawn, ...]]]:
         self.asked += asks
         for ask in reversed(asks):
             yield ask.index, tuple(Drawn(self._answers[ask.index], 3, "stop") for _ in ask.seeds)
