@@ -27,8 +27,7 @@ from cotree.grpo.reward_terms import bound_rewards
 from cotree.grpo.run_folder import is_lost_after_job
 
 if TYPE_CHECKING:
-    from cotree.grpo.evaluation.measure import Prepared
-    from cotree.grpo.evaluation.records import BenchmarkSummary
+    from cotree.grpo.evaluation.measure import Measured, Prepared
 
 
 _TARGET = "A model: checkpoint folder, hub name, or name on a server. Or a pipeline's .toml file."
@@ -202,10 +201,10 @@ def _evaluate_model(
 
     typer.echo(describe_code(), err=True)
     with EvaluationFolder(root) as folder:
-        summaries = measure(
+        measured = measure(
             _prepared(model, settings), settings.benchmarks, folder, resume=resume, parquet=parquet
         )
-        _show(summaries, as_json=as_json)
+        _show(measured, as_json=as_json)
         typer.echo(f"results: {folder.results}\nanswers to look at: {folder.page}", err=True)
 
 
@@ -245,17 +244,20 @@ def _prepared(model: str, settings: ModelEvaluation) -> Prepared:
     return prepare_engines(model, settings=settings.benchmarks, engines=settings.engines)
 
 
-def _show(summaries: Sequence[BenchmarkSummary], *, as_json: bool) -> None:
+def _show(measured: Measured, *, as_json: bool) -> None:
+    from cotree.grpo.evaluation.equal_tokens import to_terminal_table
     from cotree.grpo.evaluation.results import summary_json
     from cotree.grpo.evaluation.tables import plain_lines, summary_table
 
     if as_json:
-        shown = {summary.benchmark: summary_json(summary) for summary in summaries}
+        shown = {summary.benchmark: summary_json(summary) for summary in measured.summaries}
         typer.echo(json.dumps(shown))
     elif sys.stdout.isatty():
-        Console().print(summary_table(summaries))
+        Console().print(summary_table(measured.summaries))
+        for table in measured.equal_tokens:
+            Console().print("", to_terminal_table(table), sep="\n")
     else:
-        for line in plain_lines(summaries):
+        for line in plain_lines(measured.summaries):
             typer.echo(line)
 
 

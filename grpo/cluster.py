@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from cotree.grpo.config import Generator, Learner
+from cotree.grpo import config
 
 _OBJECT_STORE_BYTES = 512 << 20
 
@@ -36,7 +36,12 @@ class PlacementError(RuntimeError):
 
 
 def place(
-    generator: Generator, learner: Learner, *, generators: int, learners: int, gpus: float
+    generator: config.Generator,
+    learner: config.Learner,
+    *,
+    generators: int,
+    learners: int,
+    gpus: float,
 ) -> Placement:
     """Divides `gpus` over the stage's actors: whole ones, or equal shares of too few.
 
@@ -61,8 +66,8 @@ def place(
 
 @contextmanager
 def cluster(
-    generator: Generator, learner: Learner, *, generators: int, learners: int
-) -> Iterator[Placement]:
+    generator: config.Generator, learner: config.Learner, *, generators: int, learners: int
+) -> Generator[Placement]:
     """Connects to Ray for one stage and leaves nothing running behind.
 
     Inside a Ray job (`RAY_ADDRESS` is set) it joins that cluster; otherwise it starts a private

@@ -194,7 +194,7 @@ class GeneratorGroup:
             (ready, *_), _ = ray.wait(list(running.values()), num_returns=1)
             (replica,) = [r for r, stream in running.items() if stream is ready]
             try:
-                ref = next(ready)
+                ref = next(running[replica])
                 (position, completions) = self.get([(replica, ref)])[0]
             except StopIteration:
                 del running[replica]

@@ -119,7 +119,7 @@ class Trainer:
     def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:
         began = time.perf_counter()
         evaluation = self._sampler.evaluate(min_version=self._learner.policy_version())
-        found = {key: asdict(evaluation.accuracy)}
+        found: dict[str, object] = {key: asdict(evaluation.accuracy)}
         for name, measured in evaluation.benchmarks_json().items():
             found[key.replace("accuracy", name)] = measured
         update_result(self._folder.result, found)

@@ -17,15 +17,14 @@ there are counted; some of the peers do execute what a model wrote.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+
+from peers import Grader, first_on_path, installed
 
 from cotree.rewards.cases import HOSTILE, Case, Judged, read_cases, summarized
 from cotree.rewards.registry import Term
@@ -34,17 +33,6 @@ from cotree.rewards.types import Failure, Ungraded
 
 HERE = Path(__file__).resolve().parent
 LENIENT = {"extraction": "lenient"}
-
-
-@dataclass(frozen=True)
-class Grader:
-    """One row of the table."""
-
-    label: str
-    package: str
-    term: Term
-    folder: Path | None = None
-    """First on the import path of this grader's process."""
 
 
 def graders(trl: Path | None, verl: Path | None) -> list[Grader]:
@@ -68,7 +56,8 @@ def graders(trl: Path | None, verl: Path | None) -> list[Grader]:
 def measured(grader: Grader, cases: Sequence[Case], canary: Path | None, args) -> dict[str, object]:
     """One grader's figures over all cases, and over those that are not hostile."""
     with first_on_path(grader.folder):
-        if importlib.util.find_spec(grader.package.replace("-", "_")) is None:
+        found = installed(grader.package)
+        if found is None:
             return {"grader": grader.label, "version": None}
         before = files_in(canary)
         results = graded_one_by_one(
@@ -82,7 +71,7 @@ def measured(grader: Grader, cases: Sequence[Case], canary: Path | None, args) -
         tame = [row for row in judged if not row.case.tags & HOSTILE]
         return {
             "grader": grader.label,
-            "version": f"{grader.package} {version(grader.package)}",
+            "version": found,
             "all": asdict(summarized(judged)),
             "not_hostile": asdict(summarized(tame)),
             "killed": sum(was_killed(row) for row in judged),
@@ -96,19 +85,6 @@ def was_killed(row: Judged) -> bool:
 
 def files_in(folder: Path | None) -> frozenset[str]:
     return frozenset(path.name for path in folder.iterdir()) if folder else frozenset()
-
-
-@contextmanager
-def first_on_path(folder: Path | None) -> Iterator[None]:
-    """Children take over this process's import path."""
-    if folder is None:
-        yield
-        return
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))
 
 
 def show(rows: Sequence[dict[str, object]], num_cases: int) -> None:

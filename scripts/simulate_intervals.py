@@ -246,9 +246,10 @@ def mean_table(benchmarks: int, seed: int) -> list[dict[str, object]]:
 
 def paired_table(pairs: int, seed: int) -> list[dict[str, object]]:
     print(f"\npaired_difference: in %, {pairs} pairs of evaluations a regime")
-    print("                           found at 5 %             coverage              detectable")
+    print("                          found at 5 %             coverage             detectable")
     print(
-        "    n   k shape     mean  same  equal power  equal   apart   plain   rare   true  told  width"
+        "    n   k shape     mean  same equal power  "
+        "equal   apart   plain   rare    true  told  width"
     )
     rows = []
     for index, regime in enumerate(regimes(PAIRED_PROBLEMS, PAIRED_SHAPES, PAIRED_MEANS)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import psutil
@@ -60,7 +60,7 @@ def prepare_engines(model: str, *, settings: Benchmarks, engines: Engines) -> Pr
     )
 
     @contextmanager
-    def open_sampler() -> Iterator[Callable[[Job], Sampler]]:
+    def open_sampler() -> Generator[Callable[[Job], Sampler]]:
         many = f"{engines.replicas} engines" if engines.replicas > 1 else "the engine"
         sys.stderr.write(f"starting {many} with {model}\n")
         none = config.Learner()

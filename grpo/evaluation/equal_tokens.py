@@ -168,7 +168,7 @@ def equal_tokens_rows(
         seed: of the orders.
 
     Returns:
-        Rows by budget, then strategy. Costs about a second for 1,000 problems of 8 samples.
+        Rows by budget, then strategy. Takes a few seconds for 1,000 problems of 8 samples.
     """
     mean = fmean(one.num_tokens for problem in problems for one in problem.candidates)
     budgets = {multiple: round(multiple * mean) for multiple in budget_multiples(k)}
@@ -304,6 +304,7 @@ def to_terminal_table(table: EqualTokens) -> Table:
     """The table for the terminal."""
     shown = Table(
         title=f"{escape(table.benchmark)}: strategies at equal generated tokens",
+        title_style="bold",
         title_justify="left",
         caption="oracle: whoever knows the answers chooses; strategies share their samples",
         caption_justify="left",

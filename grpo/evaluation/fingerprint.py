@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-
-import cotree.rewards
+from types import ModuleType
 
 Parts = Mapping[str, object]
 """A benchmark's `BenchmarkSummary.parts`: one entry for each thing that a figure depends on."""
@@ -23,9 +22,10 @@ def digest(value: object) -> str:
 
 
 @cache
-def grader_digest() -> str:
-    """Digest of the sources of `cotree.rewards`: another grader is another measurement."""
-    root = Path(cotree.rewards.__file__).parent
+def sources_digest(package: ModuleType) -> str:
+    """Digest of a package's sources: another grader or strategy is another measurement."""
+    assert package.__file__ is not None, package
+    root = Path(package.__file__).parent
     sources = {
         str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*.py")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cotree.rewards
+import cotree.search
 from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.evaluation.benchmark import (
@@ -15,11 +17,11 @@ from cotree.grpo.evaluation.benchmark import (
     load_benchmark,
     load_examples,
 )
-from cotree.grpo.evaluation.fingerprint import digest, grader_digest
+from cotree.grpo.evaluation.fingerprint import digest, sources_digest
 from cotree.grpo.evaluation.prompting import PromptStyle, plain_text, style_named, turns
 from cotree.grpo.evaluation.records import Ask, Prompt
 from cotree.grpo.seeds import derive
-from cotree.rewards.registry import Term, bound
+from cotree.rewards.registry import Term, bound, located
 from cotree.search.strategies import NamedStrategy, strategy_named
 
 
@@ -87,16 +89,12 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
             "max_tokens": settings.max_tokens,
             "stop": list(style.stop),
             "strategy": settings.strategy,
+            "strategy_sources": sources_digest(cotree.search) if strategy else None,
         },
         "grader": {
-            **{
-                key: None if term is None else {"reward": term.name, "options": dict(term.options)}
-                for key, term in (
-                    ("lenient", benchmark.term(None)),
-                    ("strict", None if strict_rule is None else benchmark.term(strict_rule)),
-                )
-            },
-            "sources": grader_digest(),
+            "lenient": _grader(benchmark.term(None)),
+            "strict": None if strict_rule is None else _grader(benchmark.term(strict_rule)),
+            "sources": sources_digest(cotree.rewards),
         },
     }
     return Job(benchmark, data, strict_rule, style.stop, asks, parts, strategy)
@@ -126,6 +124,15 @@ def all_parts(job: Job, *, engine: Mapping[str, object], template: str | None) -
     is_chat = any(not isinstance(ask.prompt, str) for ask in job.asks)
     used = digest(template) if is_chat and template is not None else None
     return {**job.parts, "engine": dict(engine), "template": used}
+
+
+def _grader(term: Term | None) -> dict[str, object] | None:
+    """What tells a grader from others, besides the sources of this project's own."""
+    if term is None:
+        return None
+    source = located(term, Path.cwd()).source
+    text = None if source is None else digest(source.text)
+    return {"reward": term.name, "options": dict(term.options), "file": text}
 
 
 def _style(

@@ -6,9 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cotree.grpo.config_evaluation import Benchmarks
+from cotree.grpo.evaluation.equal_tokens import (
+    EqualTokens,
+    equal_tokens_json,
+    equal_tokens_tables,
+    to_page_table,
+)
 from cotree.grpo.evaluation.job import Job
 from cotree.grpo.evaluation.journal import EvaluationFolder
 from cotree.grpo.evaluation.page import write_page
@@ -36,6 +42,14 @@ class Prepared:
     """Starts engines or connects; a context manager of a function from a job to its `Sampler`."""
 
 
+class Measured(NamedTuple):
+    """The figures of an evaluation."""
+
+    summaries: Sequence[BenchmarkSummary]
+    equal_tokens: Sequence[EqualTokens]
+    """Of the benchmarks with samples enough for it."""
+
+
 def measure(
     prepared: Prepared,
     settings: Benchmarks,
@@ -43,7 +57,7 @@ def measure(
     *,
     resume: bool,
     parquet: bool,
-) -> list[BenchmarkSummary]:
+) -> Measured:
     """Samples and grades what is not finished yet; writes results, samples and the page.
 
     Raises:
@@ -62,22 +76,28 @@ def measure(
         summarize(records[job.name], parts=prepared.parts[job.name], num_total=job.data.num_total)
         for job in prepared.jobs
     ]
+    equal_tokens = equal_tokens_tables(prepared.jobs, records, settings)
     seconds = time.monotonic() - started
     config = {
         "model": prepared.model,
         "settings": settings.model_dump(mode="json"),
         "identity": dict(prepared.identity),
     }
-    write_json(
-        folder.results,
-        results_json(summaries, model=prepared.model, config=config, seconds=seconds),
-    )
+    results = results_json(summaries, model=prepared.model, config=config, seconds=seconds)
+    if equal_tokens:
+        results["equal_tokens"] = {one.benchmark: equal_tokens_json(one) for one in equal_tokens}
+    write_json(folder.results, results)
     if parquet:
         write_samples_parquet(folder.root / "samples.parquet", records)
     write_page(
-        folder.page, summaries, records, model=prepared.model, facts=_facts(settings, seconds)
+        folder.page,
+        summaries,
+        records,
+        model=prepared.model,
+        facts=_facts(settings, seconds),
+        tables=[to_page_table(one) for one in equal_tokens],
     )
-    return summaries
+    return Measured(summaries, equal_tokens)
 
 
 def _sampled(
@@ -121,8 +141,10 @@ def _facts(settings: Benchmarks, seconds: float) -> dict[str, str]:
         if settings.temperature == 0
         else f"temperature {settings.temperature:g}, top-p {settings.top_p:g}"
     )
+    kept = f", each selected by {settings.strategy}" if settings.strategy else ""
     return {
-        "Sampling": f"{settings.samples} a problem, {drawn}, at most {settings.max_tokens} tokens",
+        "Sampling": f"{settings.samples} a problem{kept}, {drawn}, at most {settings.max_tokens} "
+        "tokens a completion",
         "Time": f"{duration(seconds)} in this start",
         "Code": describe_code(),
         "Machine": f"{here['processor']}, {here['cores']} cores, {here['system']}",

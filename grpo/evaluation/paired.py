@@ -9,22 +9,21 @@ difference seen (1 when none was):
     N = n + 1,  V = (sum d^2 + h^2) / N - (sum d / N)^2
     mean(d) +- t_n sqrt(V / N)
 
-Without that problem the interval closes when few problems differ: it covers as little as 70 %
-of the time at 30 problems with one sample each. With it, 93 to 97 % where many problems differ,
-and up to 100 % where only a handful do. No interval of useful width is right when a rare kind
-of problem carries the whole difference and may be absent from the benchmark: one in twenty, of
-30 problems with 16 samples, brings it down to 78 %.
+Without that problem the interval closes when few problems differ: between policies that are alike
+it covers as little as 70 % at 30 problems with one sample. With it, 93 to 97 % where many problems
+differ, and up to 100 % where only a handful do. No interval of useful width is right when a rare
+kind of problem carries the whole difference and may be absent from the benchmark: if that is one
+problem in twenty, 30 problems with 16 samples cover 78 to 97 %.
 
 Test. Were a and b alike on a problem, its difference would be as likely to have the other sign.
-The p-value is the share of sign flips that give a mean at least as far from 0: all of them for
-up to `EXACT_UP_TO` differing problems; for values 0 and 1 this is McNemar's exact test, whose
-p-value has a closed form for any number. Beyond that, `DRAWS` random flips from a fixed seed,
-p = (1 + hits) / (1 + draws). It may disagree with the interval where p is
-close to 0.05.
+The p-value is the share of sign flips that give a mean at least as far from 0: all of them for up
+to `EXACT_UP_TO` differing problems. For values 0 and 1 this is McNemar's exact test, whose p-value
+has a closed form for any number. Beyond that, `DRAWS` random flips from a fixed seed,
+p = (1 + hits) / (1 + draws). The test may disagree with the interval where p is close to 0.05.
 
-Power. `minimum_detectable` is the textbook's, of a normal test. In simulation that difference
-is found 73 to 93 % of the time with 4 samples or more. With one, McNemar's p-values come in
-large steps and are never too small: 61 % at 30 problems, 75 % at 83 and more.
+Power. `minimum_detectable` is the textbook's, of a normal test. In simulation that difference is
+found 73 to 93 % of the time with 4 samples or more. With one, McNemar's p-values come in large
+steps and are never too small: 61 % at 30 problems, 72 to 78 % at 83 and more.
 
 Source: McNemar 1947, "Note on the sampling error of the difference between correlated
     proportions or percentages"; Fisher 1935, "The Design of Experiments", ch. 3 (sign flips).

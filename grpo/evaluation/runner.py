@@ -40,8 +40,9 @@ def run_job(
             timeout_seconds=settings.grading_timeout_seconds,
             max_failed_frac=settings.max_failed_frac,
         ) as scorer,
+        closing(chosen.sample(left)) as stream,
     ):
-        for index, drawn in chosen.sample(left):
+        for index, drawn in stream:
             problem, ask = job.data.problems[index], job.asks[index]
             assert len(drawn) == len(ask.seeds), (len(drawn), len(ask.seeds))
             shown = chosen.shown(ask.prompt)

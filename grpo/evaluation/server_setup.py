@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ def prepare_server(model: str, *, settings: Benchmarks, server: Server) -> Prepa
     jobs = make_jobs(settings, has_template=True)
 
     @contextmanager
-    def open_sampler() -> Iterator[Callable[[Job], Sampler]]:
+    def open_sampler() -> Generator[Callable[[Job], Sampler]]:
         yield lambda job: connect(job.stop)
 
     return Prepared(

@@ -7,7 +7,7 @@ call, so that the engines' batch stays full.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -134,7 +134,7 @@ class _Run:
 
 
 @contextmanager
-def with_strategy(job: Job, settings: Benchmarks, base: Sampler) -> Iterator[Sampler]:
+def with_strategy(job: Job, settings: Benchmarks, base: Sampler) -> Generator[Sampler]:
     """The base sampler under the job's strategy; without one, the base sampler itself.
 
     Args:

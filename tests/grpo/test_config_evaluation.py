@@ -24,7 +24,7 @@ GSM8K = Benchmarks(names=("gsm8k",))
         ({"names": ()}, "at least 1 item"),
         ({"subset_seed": 1}, "subset_seed has no effect without a limit"),
         ({"system": "x", "chat": False}, "a system turn has no effect without chat"),
-        ({"smaples": 4}, "Extra inputs are not permitted"),
+        ({"sample": 4}, "Extra inputs are not permitted"),
     ],
 )
 def test_settings_that_do_nothing_or_make_no_sense_are_refused(settings: dict, message: str):

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 from cotree.grpo.evaluation.fingerprint import (
     differing_parts,
     digest,
-    grader_digest,
     model_identity,
+    sources_digest,
 )
 
 
@@ -26,9 +27,18 @@ def test_differing_parts_are_named_by_their_path():
     assert differing_parts(old, old) == {}
 
 
-def test_the_graders_have_one_digest_in_a_process():
-    assert grader_digest() == grader_digest()
-    assert len(grader_digest()) == 16
+def test_a_changed_source_is_another_measurement(tmp_path: Path):
+    def package(name: str, line: str) -> ModuleType:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "rules.py").write_text(line)
+        made = ModuleType(name)
+        made.__file__ = str(tmp_path / name / "__init__.py")
+        return made
+
+    first = sources_digest(package("first", "x = 1\n"))
+    assert sources_digest(package("same", "x = 1\n")) == first
+    assert sources_digest(package("other", "x = 2\n")) != first
 
 
 def test_a_checkpoint_that_was_overwritten_is_another_model(tmp_path: Path):

@@ -36,11 +36,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServ
         yield fake
 
 
-def evaluate(server: FakeServer, *more: str) -> int:
-    return main(
-        ["evaluate", "tiny", "--benchmarks", "gsm8k", "--data", ".", "--server", server.url]
-        + ["--output", "out", "--sampling", "policy", "-k", "4", *more]
-    )
+def evaluate(server: FakeServer, *more: str, model: str = "tiny", output: str = "out") -> int:
+    where = ("--data", ".", "--server", server.url, "--output", output)
+    how = ("--benchmarks", "gsm8k", "--sampling", "policy", "-k", "4")
+    return main(["evaluate", model, *where, *how, *more])
 
 
 def test_results_samples_page_and_json_say_the_same(
@@ -118,11 +117,7 @@ def test_two_servers_of_one_model_are_one_measurement(
     with serving() as other:
         other.respond = adder
         other.models = Reply(200, {"data": [{"id": "large", "owned_by": "them"}]})
-        code = main(
-            ["evaluate", "large", "--benchmarks", "gsm8k", "--data", ".", "--server", other.url]
-            + ["--output", "other", "--sampling", "policy", "-k", "4"]
-        )
-        assert code == 0
+        assert evaluate(other, model="large", output="other") == 0
     capsys.readouterr()
     assert main(["compare", "out", "other", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)

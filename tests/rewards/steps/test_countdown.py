@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotree.rewards.registry import Term, bound
-from cotree.rewards.steps.countdown import check_game, countdown, countdown_answer
+from cotree.rewards.steps.countdown import (
+    check_game,
+    countdown,
+    countdown_answer,
+    countdown_steps,
+)
 from cotree.rewards.types import Problem, Status, Verdict
 
 V, R, U = Verdict.VERIFIED, Verdict.REFUTED, Verdict.UNCHECKED
@@ -186,3 +191,15 @@ def test_the_outcome_is_found_by_name_and_its_games_are_checked_before_a_run():
     check_game(problem())
     with pytest.raises(ValueError, match="'five' is no number"):
         check_game(problem(numbers=[25, "five"]))
+
+
+def test_the_work_is_judged_without_target_and_answer():
+    task = Problem("p", "", "", "countdown", "", {"numbers": ["25", "5", "3"]})
+    right = countdown_steps(trace("25 - 5 = 20", "20 * 3 = 60", box="1 + 1"), task)
+    assert (right.value, [step.verdict for step in right.steps]) == (0.0, [V, V])
+    wrong = countdown_steps(trace("25 - 5 = 20", "20 * 3 = 61", box="(25 - 5) * 3"), task)
+    assert (wrong.value, [step.verdict for step in wrong.steps]) == (-1.0, [V, R])
+    assert wrong.reason == "1 lines verified, 1 refuted, 0 unchecked"
+    assert countdown_steps("", task).value == 0.0
+    with pytest.raises(ValueError, match="Add 'numbers' to the data set"):
+        countdown_steps("", Problem("p", "", "", "countdown"))
