@@ -40,7 +40,7 @@ Debug = Annotated[
 @contextmanager
 def boundary(*, debug: bool, resumable: bool = True) -> Generator[None]:
     """The process boundary: every way out of a command becomes a message and an exit code."""
-    stopped = "interrupted; --resume continues from the last checkpoint."
+    stopped = "interrupted; --resume continues where it stopped."
     if not resumable:
         stopped = "interrupted."
     previous = _end_on_sigterm()

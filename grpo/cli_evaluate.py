@@ -40,9 +40,10 @@ _SAMPLING = "greedy; r1 (temperature 0.6, top-p 0.95); policy (temperature 1); d
 _STRATEGY = "majority:N, vetoed-majority:N or resample:N: chooses among N completions a sample."
 _MAX_TOKENS = "Of one completion; default: 2048, of r1 32768."
 _ENGINE = "vllm: our own actors; server: an OpenAI-compatible one."
-_THREADS = "Of one engine on a CPU; default: all cores, divided."
+_THREADS = "Of one engine on a CPU; default: all cores but one, divided."
 _SET = "Any other setting, such as engines.max_num_seqs=64. With a .toml: override a key of it."
 _OUTPUT = "Folder of the results; default: runs/evaluate/MODEL."
+_REGRADE = "Continue it after a change of the graders: all its samples are graded again."
 _RESUME = "Continue what is in the folder; no finished problem is repeated."
 
 _Preset = Literal["greedy", "r1", "policy"]
@@ -78,6 +79,7 @@ def evaluate(
     overrides: Annotated[list[str] | None, typer.Option("--set", help=_SET)] = None,
     output: Annotated[Path | None, typer.Option(help=_OUTPUT, metavar="DIR")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=_RESUME)] = False,
+    regrade: Annotated[bool, typer.Option("--regrade", help=_REGRADE)] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Also samples.parquet.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -104,7 +106,8 @@ def evaluate(
             sections["server"] = {"url": server}
         source = "the command line"
         settings = validated(ModelEvaluation, sections, overrides or [], source=source)
-        _evaluate_model(target, settings, output, resume=resume, parquet=parquet, as_json=as_json)
+        files = {"resume": resume, "regrade": regrade, "parquet": parquet}
+        _evaluate_model(target, settings, output, as_json=as_json, **files)
 
 
 def compare(
@@ -185,6 +188,7 @@ def _evaluate_model(
     output: Path | None,
     *,
     resume: bool,
+    regrade: bool,
     parquet: bool,
     as_json: bool,
 ) -> None:
@@ -202,7 +206,12 @@ def _evaluate_model(
     typer.echo(describe_code(), err=True)
     with EvaluationFolder(root) as folder:
         measured = measure(
-            _prepared(model, settings), settings.benchmarks, folder, resume=resume, parquet=parquet
+            _prepared(model, settings),
+            settings.benchmarks,
+            folder,
+            resume=resume,
+            regrade=regrade,
+            parquet=parquet,
         )
         _show(measured, as_json=as_json)
         typer.echo(f"results: {folder.results}\nanswers to look at: {folder.page}", err=True)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,18 +84,19 @@ def cluster(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise zero CUDA_VISIBLE_DEVICES in actors that ask for no GPU, and warn of it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if joined:
-        ray.init(log_to_driver=not quiet, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            # Actors take turns where cores are few (sampling waits for learning at staleness 0).
-            num_cpus=max(os.cpu_count() or 1, wanted),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=not quiet,
-            logging_level=logging.ERROR,
-        )
+    with _keeping_sigterm():
+        if joined:
+            ray.init(log_to_driver=not quiet, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",
+                # Actors take turns where cores are few: sampling waits for learning.
+                num_cpus=max(os.cpu_count() or 1, wanted),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=not quiet,
+                logging_level=logging.ERROR,
+            )
     try:
         _protect_token()
         resources = ray.cluster_resources()
@@ -112,6 +115,15 @@ def cluster(
         )
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _keeping_sigterm() -> Generator[None]:
+    """Ray installs a handler of its own, which prints a stack of addresses and may abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _protect_token() -> None:

@@ -113,8 +113,8 @@ class Engines(Strict):
     replicas: PositiveInt = 1
     dtype: Dtype = "bfloat16"
     threads: PositiveInt | None = None
-    """OpenMP threads of one replica on a CPU; left out, the cores divided by the replicas. With one
-    thread, samples are the same bit for bit whatever is in the batch."""
+    """OpenMP threads of one replica on a CPU; left out, all cores but one, divided by the replicas.
+    With one thread, samples are the same bit for bit whatever is in the batch."""
     max_num_seqs: PositiveInt = 128
     """Completions decoded at once by one replica."""
     kv_cache_bytes: Annotated[int, Field(ge=1 << 20)] | None = None

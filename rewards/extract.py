@@ -54,7 +54,7 @@ _PHRASE = re.compile(
     r"|^[ \t*_>]{0,8}A(?:ns)?[ \t*_]{0,4}:",
     re.IGNORECASE | re.MULTILINE,
 )
-_SENTENCE_END = re.compile(r"\.(?=[\s*_]|$)|[。।]|(?<=\$)\.")
+_SENTENCE_END = re.compile(r"\.(?=[\s*_]|$)|[。।]|(?<=\$)\.(?![0-9])")
 _REASON = re.compile(
     r",?\s(?:because|since|which|where|so that|hence|therefore|as required|as desired)\b"
 )

@@ -12,6 +12,7 @@ samples. The peers grade the same completions in killable child processes, each 
 first on its import path: lm-eval's rules for MATH need an ANTLR runtime with which math-verify
 misreads percentages. A grader that is not installed is said to be so, and left out.
 
+Shares are of the completions that the grader could grade; those of agreement, that both could.
 After each table come the disagreements with our lenient verdict, sorted by a cause that is guessed
 from the texts. "Given our answer" is a peer's equivalence alone: it is given the answer that we
 found, so that differences in finding one play no part.
@@ -23,6 +24,7 @@ under other problems, drawn with --seed, which are wrong unless two problems sha
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +46,7 @@ from cotree.rewards.registry import Term
 from cotree.rewards.stopwatch import graded_one_by_one
 from cotree.rewards.types import Failure, Reward, Ungraded
 
+INLINE = re.compile(r"\$([^$]*)\$")
 GRADERS = Path(__file__).resolve().parent / "graders"
 LENIENT, STRICT = "cotree, lenient", "cotree, strict"
 OURS = "given our answer"
@@ -61,7 +64,7 @@ LM_EVAL = {
     },
 }
 """Benchmark -> label -> function in `graders/lm_eval_metrics.py`."""
-HEADINGS = ("right", "agrees with ours", "right, ours wrong", "wrong, ours right", "not graded")
+HEADINGS = ("right", "agrees\nwith ours", "right,\nours wrong", "wrong,\nours right", "not\ngraded")
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,14 @@ def peers(benchmark: str, lm_eval: Path | None) -> list[Peer]:
 
 
 def our_answer(sample: Sample) -> str:
-    return sample.answer or ""
+    """The answer without the dollar signs that it may stand in, for peers that keep them."""
+    answer = sample.answer or ""
+    inline = INLINE.fullmatch(answer)
+    return inline[1] if inline else answer
 
 
 def our_box(sample: Sample) -> str:
-    return "" if sample.answer is None else rf"\boxed{{{sample.answer}}}"
+    return rf"\boxed{{{our_answer(sample)}}}" if sample.answer else ""
 
 
 # --- grading ---------------------------------------------------------------------------------
@@ -125,9 +131,8 @@ def columns(benchmark: str, batches: Sequence[Batch], args) -> Iterator[Column]:
             continue
         started = time.perf_counter()
         column = opinions_of(peer, batches, args)
-        took = f"{time.perf_counter() - started:.0f} s"
-        said = f"left out: {column.missing}" if column.missing else took
-        print(f"{benchmark}, {peer.label}: {said}", file=sys.stderr)
+        seconds = time.perf_counter() - started
+        print(f"{benchmark}, {peer.label}: {seconds:.0f} s", file=sys.stderr)
         yield column
 
 
@@ -174,14 +179,16 @@ def opinions_of(peer: Peer, batches: Sequence[Batch], args) -> Column:
 def show_table(title: str, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
     """One line a grader: a table on a terminal, Markdown elsewhere."""
     console = Console()
+    print(f"\n{title}\n")
     if not console.is_terminal:
-        print(f"\n{title}\n\n| grader | {' | '.join(HEADINGS)} |\n|{'---|' * (1 + len(HEADINGS))}")
+        headings = (heading.replace("\n", " ") for heading in HEADINGS)
+        print(f"| grader | {' | '.join(headings)} |\n|{'---|' * (1 + len(HEADINGS))}")
         for label, cells in rows:
             print(f"| {label} | {' | '.join(cells)} |")
         return
-    table = Table("grader", box=None, pad_edge=False, title=f"\n{title}", title_justify="left")
+    table = Table("grader", box=None, pad_edge=False, header_style="bold")
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for label, cells in rows:
         table.add_row(label, *cells)
     console.print(table)
@@ -190,15 +197,15 @@ def show_table(title: str, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
 def cells_of(counts: Figures, *, own: bool) -> list[str]:
     """The cells of one grader's line; ours has no agreement with itself."""
     right = share(counts.right, counts.n - counts.could_not_grade)
-    ungraded = str(counts.could_not_grade)
+    ungraded = f"{counts.could_not_grade:,}"
     if own:
         return [right, "", "", "", ungraded]
     apart = (counts.right_where_wrong, counts.wrong_where_right)
-    return [right, share(counts.agree, counts.both), *map(str, apart), ungraded]
+    return [right, share(counts.agree, counts.both), *(f"{count:,}" for count in apart), ungraded]
 
 
 def share(count: int, total: int) -> str:
-    return f"{100 * count / total:.1f} % ({count:,} of {total:,})" if total else "-"
+    return f"{100 * count / total:.1f} % ({count:,})" if total else "-"
 
 
 def show_batch(index: int, batch: Batch, found: Sequence[Column], most: int) -> None:
@@ -208,16 +215,21 @@ def show_batch(index: int, batch: Batch, found: Sequence[Column], most: int) -> 
         if column.missing:
             lines.append((f"{column.label}: left out", ["-"] * len(HEADINGS)))
             continue
-        name = f"{column.label} ({column.version})" if column.version else column.label
+        number = column.version.rpartition(" ")[2]
+        name = f"{column.label} ({number})" if number else column.label
         counts = figures(column.opinions[index])
         lines.append((name, cells_of(counts, own=column.label == LENIENT)))
     show_table(batch.title, lines)
+    for column in found:
+        if column.missing:
+            print(f"\nleft out: {column.label}; {column.missing}")
     if batch.expected is not None:
         errors = [one for one in found[0].opinions[index] if one.verdict != batch.expected]
-        print(f"\n{LENIENT}: {len(errors)} are not {batch.expected}")
-        print("\n".join(line for one in errors[:most] for line in described(one)))
+        print(f"\n{LENIENT}: {len(errors) or 'none'} not {batch.expected}")
+        for line in (line for error in errors[:most] for line in described(error)):
+            print(line)
         if len(errors) > most:
-            print(f"    and {len(errors) - most} more; a larger --most shows them")
+            print(f"    and {len(errors) - most:,} more; a larger --most shows them")
     for column in found:
         if column.opinions and column.label not in (LENIENT, STRICT):
             print("\n".join(listed(column.label, column.opinions[index], most=most)))

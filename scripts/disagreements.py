@@ -19,7 +19,7 @@ from cotree.rewards.types import Reward, Status, Ungraded
 TAIL_CHARS = 120
 """Characters of a completion's end that are shown."""
 FEW = 3
-"""Completions shown that lack a form."""
+"""Completions shown of a cause that is about the format."""
 TOOK = "took "
 """How a reason begins that says what the peer took for the answer."""
 
@@ -117,6 +117,13 @@ def _after_ours(opinion: Opinion) -> str:
     return text[start + len(answer) :] if answer and start >= 0 else ""
 
 
+def _ours_is_later(opinion: Opinion) -> bool:
+    """What the peer took stands before the last place of our answer, and is not part of it."""
+    text, ours = opinion.row.sample.text, opinion.row.sample.answer or ""
+    start = text.find(opinion.took) if opinion.took and opinion.reads_all else -1
+    return 0 <= start < text.rfind(ours) and opinion.took not in ours
+
+
 def _goes_on(opinion: Opinion) -> bool:
     """A number follows our answer, in a completion that the peer has read."""
     return opinion.reads_all and _NUMBER.search(_after_ours(opinion)) is not None
@@ -150,6 +157,9 @@ def _is_same(opinion: Opinion) -> bool:
 _Rules = Sequence[tuple[str, Callable[[Opinion], bool]]]
 
 LACKS_FORM = "the completion lacks the form that the peer asks for"
+TOOK_MORE = "the peer took the box with the answer, or a passage"
+ABOUT_FORM = (LACKS_FORM, TOOK_MORE)
+"""Causes that fit most completions of a format, or none."""
 
 _PEER_RIGHT: _Rules = (
     ("the thoughts never end, so we take no answer", lambda o: o.row.sample.unfinished_thinking),
@@ -165,6 +175,7 @@ _PEER_RIGHT: _Rules = (
         "our answer has the reference in it, and more",
         lambda o: _plain(o.row.problem.reference) in _plain(o.row.sample.answer or ""),
     ),
+    ("we took an answer that comes after the peer's", _ours_is_later),
     ("the completion goes on after the answer that we took", _goes_on),
     ("units, signs or words", _has_unit),
     ("another answer, or written otherwise", lambda _: True),
@@ -176,7 +187,7 @@ _PEER_WRONG: _Rules = (
         "what the peer took has no letter or digit",
         lambda o: bool(o.took) and not any(char.isalnum() for char in o.took),
     ),
-    ("the peer took the box with the answer, or a passage", _takes_more),
+    (TOOK_MORE, _takes_more),
     (
         "the completion goes on after the answer, and the peer took what follows",
         lambda o: _goes_on(o) and _took_other(o),
@@ -207,20 +218,21 @@ def listed(label: str, opinions: Sequence[Opinion], *, most: int) -> list[str]:
     if not groups:
         return [f"\n{label}: no disagreement"]
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    lines = [f"\n{label}: {sum(map(len, groups.values()))} disagreements with ours"]
-    # That a form is missing is said once; the examples would all be alike.
+    total = sum(map(len, groups.values()))
+    lines = [f"\n{label}: {total:,} disagreement{'s' if total > 1 else ''} with ours"]
+    # A few examples are enough of what a metric does to every completion of this format.
     sizes = [
-        min(len(found), FEW) if why == LACKS_FORM else len(found) for (_, why), found in ordered
+        min(len(found), FEW) if why in ABOUT_FORM else len(found) for (_, why), found in ordered
     ]
     taken = spread(sizes, most)
     for ((verdict, why), found), count in zip(ordered, taken, strict=True):
         theirs = "" if verdict == COULD_NOT_GRADE else f"; the peer says {verdict}"
-        lines.append(f"  {why} ({len(found)}{theirs})")
+        lines.append(f"  {why} ({len(found):,}{theirs})")
         for opinion in found[:count]:
             lines += described(opinion)
         if count < len(found):
-            more = "" if why == LACKS_FORM else "; a larger --most shows them"
-            lines.append(f"    and {len(found) - count} more{more}")
+            more = "" if why in ABOUT_FORM else "; a larger --most shows them"
+            lines.append(f"    and {len(found) - count:,} more{more}")
     return lines
 
 

@@ -2,6 +2,7 @@
 # Runs a stage as a Ray job, on a head node that it starts when there is none.
 #
 #   scripts/submit.sh [sft|train|evaluate] CONFIG [options of that command]    (default: train)
+#   scripts/submit.sh evaluate MODEL --benchmarks A,B [options]
 #   scripts/submit.sh list | logs JOB | cancel JOB
 #   scripts/submit.sh stop                   stops the head that this script started, and no other
 #
@@ -22,7 +23,7 @@ if [[ -x $venv/bin/ray ]]; then export PATH=$venv/bin:$PATH; fi  # a job uses th
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
 refuse() { printf 'submit.sh: %s\n' "$*" >&2; exit 2; }
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command -v ray >/dev/null || refuse "ray is not installed in $venv nor on the PATH; run scripts/install_cpu.sh first."
 
 # HTTP status of the job API; 000 when nothing listens. `--noproxy`: this is always the loopback.
@@ -118,10 +119,29 @@ for key, path in settings.items():
 PY
 }
 
-submit() {  # submit STAGE CONFIG OPTIONS...
+# The same for a model and the folders among the options of `cotree evaluate`. Prints the arguments,
+# one word a line.
+absolute_arguments() {
+  python - "$@" <<'PY'
+import sys
+from pathlib import Path
+
+model, *options = sys.argv[1:]
+if Path(model).exists():
+    model = str(Path(model).absolute())
+for index, option in enumerate(options[:-1]):
+    if option in ("--data", "--output"):
+        options[index + 1] = str(Path(options[index + 1]).absolute())
+if "--output" not in options:
+    options += ["--output", str(Path("runs/evaluate", "-".join(Path(model).parts[-2:])).absolute())]
+print(*[model, *options], sep="\n")
+PY
+}
+
+submit() {  # submit STAGE CONFIG OPTIONS..., or submit evaluate MODEL OPTIONS...
   local stage=$1 config=$2
   shift 2
-  [[ -f $config ]] || refuse "$config is not a file."
+  [[ -f $config || ($stage == evaluate && $config != *.toml) ]] || refuse "$config is not a file."
   require_token
   case $(job_api_status) in
     000) start_head ;;
@@ -129,7 +149,13 @@ submit() {  # submit STAGE CONFIG OPTIONS...
     *) refuse "what answers at $address asks for no token. Stop it, or set COTREE_DASHBOARD_PORT and COTREE_RAY_PORT to free ports." ;;
   esac
   local settings job
-  mapfile -t settings < <(absolute_paths "$config")
+  if [[ -f $config ]]; then
+    mapfile -t settings < <(absolute_paths "$config")
+    set -- "$config" "${settings[@]}" "$@"
+  else
+    mapfile -t settings < <(absolute_arguments "$config" "$@")
+    set -- "${settings[@]}"
+  fi
   job=cotree-$stage-$(date +%Y%m%d-%H%M%S)
   cat <<USAGE
 Job $job. Ctrl-C stops following it, not the job itself.
@@ -139,7 +165,7 @@ Job $job. Ctrl-C stops following it, not the job itself.
   stop Ray       $0 stop
 USAGE
   exec ray job submit --address "$address" --submission-id "$job" --working-dir . -- \
-    cotree "$stage" "$config" "${settings[@]}" "$@"
+    cotree "$stage" "$@"
 }
 
 case "${1:-}" in

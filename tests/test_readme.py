@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cotree.grpo.cli import main
+from cotree.grpo.evaluation.benchmark import benchmark_named, load_benchmark
 from cotree.rewards.equality.answers import Outcome, compare
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,15 @@ def test_the_example_of_a_reward_passes_the_check(tmp_path: Path, monkeypatch, c
     Path("rows.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["check", "pipeline.toml"]) == 2
     assert "needs 'rubric'" in capsys.readouterr().err
+
+
+def test_the_example_of_a_benchmark_can_be_loaded(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_benchmark.py").write_text(block("python", "# my_benchmark.py"))
+    Path("riddles.jsonl").write_text(json.dumps({"riddle": "6 x 7?", "solution": 42}) + "\n")
+    benchmark = benchmark_named("my_benchmark.py:Riddles")
+    (problem,) = load_benchmark(benchmark, tmp_path, limit=None, subset_seed=0).problems
+    assert (problem.id, problem.question, problem.reference) == ("riddles/0", "6 x 7?", "42")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,9 @@ def test_what_the_readme_calls_not_equal_is_not(reference: str, answer: str):
     assert compare(reference, answer).outcome is not Outcome.EQUAL
 
 
-@pytest.mark.parametrize("command", ["check", "grade", "reward"])
+@pytest.mark.parametrize(
+    "command", ["benchmarks", "check", "compare", "evaluate", "grade", "reward"]
+)
 def test_commands_that_the_readme_names_exist(command: str, capsys):
     assert f"cotree {command}" in README
     assert main([command, "--help"]) == 0

@@ -117,7 +117,9 @@ def _generator(
         max_num_seqs=engines.max_num_seqs,
         kv_cache_bytes=engines.kv_cache_bytes
         or _cache_bytes(model_config, engines, max_model_len=max_model_len),
-        threads=engines.threads or max(1, usable_cores() // engines.replicas),
+        # One core is left free: OpenMP threads wait for each other by spinning, and one of them
+        # that shares its core with another process makes all of them several times slower.
+        threads=engines.threads or max(1, (usable_cores() - 1) // engines.replicas),
     )
 
 

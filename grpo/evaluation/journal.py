@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -37,9 +37,22 @@ class Journal:
     def append(self, record: ProblemRecord) -> None:
         """Writes one finished problem; it is in the file when this returns."""
         assert record.index not in self.finished, record.id
-        self._file.write(json.dumps(record_json(record), allow_nan=False) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
         self.finished[record.index] = record
+
+    def replace(self, records: Iterable[ProblemRecord]) -> None:
+        """Puts other records in the place of all; a reader sees the old ones or the new ones."""
+        scratch = self._path.with_name(f"{self._path.name}.tmp")
+        with scratch.open("w", encoding="ascii") as file:
+            for record in records:
+                file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()
+        scratch.replace(self._path)
+        self.finished = {record.index: record for record in read_records(self._path)}
+        self._file = self._path.open("a", encoding="ascii")
 
     def close(self) -> None:
         """Closes the file; what it holds stays."""
@@ -91,16 +104,19 @@ class EvaluationFolder:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def begin(self, plan: Mapping[str, Any], *, resume: bool) -> None:
-        """Saves what is about to be measured, beside what the folder holds already.
+    def begin(self, plan: Mapping[str, Any], *, resume: bool, regrade: bool = False) -> None:
+        """Saves what is about to be measured, unless the folder holds something else.
 
         Args:
             plan: `model`: who is measured; `seed`; `benchmarks`: name -> parts.
             resume: continue what is there.
+            regrade: continue it although its graders were others. The plan is not saved then: the
+                caller writes it when the samples have been graded again.
 
         Raises:
             ConfigError: there are samples and `resume` is false, or they were drawn from another
-                model, seed or under other parts; the message has each that differs.
+                model, seed or under other parts; the message has each that differs. Or `regrade`
+                would change nothing.
         """
         saved = _read_plan(self.plan)
         if saved is not None:
@@ -109,8 +125,11 @@ class EvaluationFolder:
                     f"{self.root} already holds an evaluation. Add --resume to continue it, choose "
                     "another folder with --output, or remove it."
                 )
-            self._refuse_other(saved, plan)
-            plan = {**plan, "benchmarks": {**saved["benchmarks"], **plan["benchmarks"]}}
+            self._refuse_other(saved, plan, regrade=regrade)
+            if regrade:
+                return
+        elif regrade:
+            raise ConfigError(f"{self.root} holds no evaluation to grade again; drop --regrade.")
         elif strays := sorted(path.name for path in self.root.glob("samples_*.jsonl")):
             raise ConfigError(
                 f"{self.root} has {', '.join(strays)} but no plan.json that says what they were "
@@ -124,20 +143,29 @@ class EvaluationFolder:
         self._open.callback(journal.close)
         return journal
 
-    def _refuse_other(self, saved: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-        shared = {name for name in saved["benchmarks"] if name in plan["benchmarks"]}
-        old, new = (
-            {**side, "benchmarks": {name: side["benchmarks"][name] for name in sorted(shared)}}
-            for side in (saved, plan)
-        )
-        changed = differing_parts(old, new)
+    def _refuse_other(
+        self, saved: Mapping[str, Any], plan: Mapping[str, Any], *, regrade: bool
+    ) -> None:
+        there, now = (", ".join(sorted(side["benchmarks"])) for side in (saved, plan))
+        if there != now:
+            raise ConfigError(
+                f"{self.root} is an evaluation on {there}, not on {now}. Name the same benchmarks, "
+                "or choose another folder with --output."
+            )
+        changed = differing_parts(saved, plan)
+        graders = [key for key in changed if ".grader." in key]
+        if regrade and not graders:
+            raise ConfigError(f"--regrade has no effect: the graders of {self.root} are the same.")
+        if regrade:
+            changed = {key: pair for key, pair in changed.items() if key not in graders}
         if changed:
             listed = "\n".join(
                 f"  {k}: {was!r} there, {now!r} now" for k, (was, now) in changed.items()
             )
             raise ConfigError(
                 f"--resume would continue the evaluation in {self.root} under other settings:\n"
-                f"{listed}\nSet these back, or choose another folder with --output."
+                f"{listed}\nSet these back, or choose another folder with --output. Where only "
+                "graders differ, --regrade grades the samples again."
             )
 
 
@@ -175,6 +203,10 @@ def read_records(path: Path) -> list[ProblemRecord]:
             raise ConfigError(f"{path}, line {number}: problem {record.id!r} is there twice.")
         records[record.index] = record
     return list(records.values())
+
+
+def _line(record: ProblemRecord) -> str:
+    return json.dumps(record_json(record), allow_nan=False) + "\n"
 
 
 def _drop_torn_line(path: Path) -> None:

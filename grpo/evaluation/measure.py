@@ -16,12 +16,12 @@ from cotree.grpo.evaluation.equal_tokens import (
     to_page_table,
 )
 from cotree.grpo.evaluation.job import Job
-from cotree.grpo.evaluation.journal import EvaluationFolder
+from cotree.grpo.evaluation.journal import EvaluationFolder, Journal
 from cotree.grpo.evaluation.page import write_page
 from cotree.grpo.evaluation.progress import EvaluationProgress, duration
 from cotree.grpo.evaluation.records import BenchmarkSummary, ProblemRecord
 from cotree.grpo.evaluation.results import results_json, write_samples_parquet
-from cotree.grpo.evaluation.runner import run_job
+from cotree.grpo.evaluation.runner import regraded, run_job
 from cotree.grpo.evaluation.summary import summarize
 from cotree.grpo.provenance import describe_code, machine, record_start
 from cotree.grpo.result import write_json
@@ -56,9 +56,18 @@ def measure(
     folder: EvaluationFolder,
     *,
     resume: bool,
+    regrade: bool,
     parquet: bool,
 ) -> Measured:
     """Samples and grades what is not finished yet; writes results, samples and the page.
+
+    Args:
+        prepared: the model and its benchmarks.
+        settings: as `prepared` was made with.
+        folder: where to; it holds nothing, or this evaluation.
+        resume: continue what it holds.
+        regrade: continue it, grading again with the graders as they are now.
+        parquet: write the samples as parquet too.
 
     Raises:
         ConfigError: the folder holds another evaluation, or this one and `resume` is false.
@@ -69,24 +78,22 @@ def measure(
         "seed": settings.seed,
         "benchmarks": {name: dict(parts) for name, parts in prepared.parts.items()},
     }
-    folder.begin(plan, resume=resume)
-    record_start(folder.starts, stage="evaluate", resume=resume)
-    records = _sampled(prepared, settings, folder)
+    folder.begin(plan, resume=resume or regrade, regrade=regrade)
+    record_start(folder.starts, stage="evaluate", resume=resume or regrade)
+    journals = {job.name: folder.journal(job.name) for job in prepared.jobs}
+    if regrade:
+        for job in prepared.jobs:
+            journal = journals[job.name]
+            journal.replace(list(regraded(job, settings, journal.finished.values())))
+        write_json(folder.plan, plan)
+    records = _sampled(prepared, settings, journals)
     summaries = [
         summarize(records[job.name], parts=prepared.parts[job.name], num_total=job.data.num_total)
         for job in prepared.jobs
     ]
-    equal_tokens = equal_tokens_tables(prepared.jobs, records, settings)
+    measured = Measured(summaries, equal_tokens_tables(prepared.jobs, records, settings))
     seconds = time.monotonic() - started
-    config = {
-        "model": prepared.model,
-        "settings": settings.model_dump(mode="json"),
-        "identity": dict(prepared.identity),
-    }
-    results = results_json(summaries, model=prepared.model, config=config, seconds=seconds)
-    if equal_tokens:
-        results["equal_tokens"] = {one.benchmark: equal_tokens_json(one) for one in equal_tokens}
-    write_json(folder.results, results)
+    _write_results(prepared, settings, folder, measured, seconds=seconds)
     if parquet:
         write_samples_parquet(folder.root / "samples.parquet", records)
     write_page(
@@ -95,16 +102,35 @@ def measure(
         records,
         model=prepared.model,
         facts=_facts(settings, seconds),
-        tables=[to_page_table(one) for one in equal_tokens],
+        tables=[to_page_table(one) for one in measured.equal_tokens],
     )
-    return Measured(summaries, equal_tokens)
+    return measured
+
+
+def _write_results(
+    prepared: Prepared,
+    settings: Benchmarks,
+    folder: EvaluationFolder,
+    measured: Measured,
+    *,
+    seconds: float,
+) -> None:
+    config = {
+        "model": prepared.model,
+        "settings": settings.model_dump(mode="json"),
+        "identity": dict(prepared.identity),
+    }
+    results = results_json(measured.summaries, model=prepared.model, config=config, seconds=seconds)
+    if measured.equal_tokens:
+        tables = {one.benchmark: equal_tokens_json(one) for one in measured.equal_tokens}
+        results["equal_tokens"] = tables
+    write_json(folder.results, results)
 
 
 def _sampled(
-    prepared: Prepared, settings: Benchmarks, folder: EvaluationFolder
+    prepared: Prepared, settings: Benchmarks, journals: Mapping[str, Journal]
 ) -> dict[str, list[ProblemRecord]]:
     """Every problem of every job, in order; engines start only when something is left to do."""
-    journals = {job.name: folder.journal(job.name) for job in prepared.jobs}
     left = [job for job in prepared.jobs if len(journals[job.name].finished) < len(job.asks)]
     for job in prepared.jobs:
         if done := len(journals[job.name].finished):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 
 from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.evaluation.job import Job
-from cotree.grpo.evaluation.records import ProblemRecord, Sampler
+from cotree.grpo.evaluation.records import Drawn, ProblemRecord, Sampler
 from cotree.grpo.evaluation.scoring import START_OF_THINKING, Scorer
 from cotree.grpo.evaluation.strategy_sampler import with_strategy
+from cotree.rewards.types import Problem
 
 
 def run_job(
@@ -33,25 +34,49 @@ def run_job(
         return
     with (
         with_strategy(job, settings, sampler) as chosen,
-        Scorer(
-            job.benchmark,
-            strict_rule=job.strict_rule,
-            workers=settings.grading_workers,
-            timeout_seconds=settings.grading_timeout_seconds,
-            max_failed_frac=settings.max_failed_frac,
-        ) as scorer,
-        closing(chosen.sample(left)) as stream,
+        _scorer(job, settings) as scorer,
+        closing(chosen.sample(left)) as finished_problems,
     ):
-        for index, drawn in stream:
+        for index, drawn in finished_problems:
             problem, ask = job.data.problems[index], job.asks[index]
             assert len(drawn) == len(ask.seeds), (len(drawn), len(ask.seeds))
-            shown = chosen.shown(ask.prompt)
-            opens = shown.rstrip().endswith(START_OF_THINKING)
-            yield ProblemRecord(
-                index=index,
-                id=problem.id,
-                question=problem.question,
-                prompt=shown,
-                reference=problem.reference,
-                samples=scorer.score(problem, drawn, prompt_opens_thinking=opens),
-            )
+            yield _record(problem, index, chosen.shown(ask.prompt), drawn, scorer)
+
+
+def regraded(
+    job: Job, settings: Benchmarks, records: Iterable[ProblemRecord]
+) -> Iterator[ProblemRecord]:
+    """The same samples with the verdicts of the job's graders as they are now.
+
+    Raises:
+        GradingFailedError: too many samples could not be graded.
+    """
+    with _scorer(job, settings) as scorer:
+        for record in records:
+            drawn = [Drawn(one.text, one.num_tokens, one.stop_reason) for one in record.samples]
+            problem = job.data.problems[record.index]
+            yield _record(problem, record.index, record.prompt, drawn, scorer)
+
+
+def _scorer(job: Job, settings: Benchmarks) -> Scorer:
+    return Scorer(
+        job.benchmark,
+        strict_rule=job.strict_rule,
+        workers=settings.grading_workers,
+        timeout_seconds=settings.grading_timeout_seconds,
+        max_failed_frac=settings.max_failed_frac,
+    )
+
+
+def _record(
+    problem: Problem, index: int, shown: str, drawn: Sequence[Drawn], scorer: Scorer
+) -> ProblemRecord:
+    opens = shown.rstrip().endswith(START_OF_THINKING)
+    return ProblemRecord(
+        index=index,
+        id=problem.id,
+        question=problem.question,
+        prompt=shown,
+        reference=problem.reference,
+        samples=scorer.score(problem, drawn, prompt_opens_thinking=opens),
+    )

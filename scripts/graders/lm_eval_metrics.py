@@ -8,8 +8,10 @@ Stop texts belong to sampling and are not applied: a completion is judged as it 
 A reason says what the metric took for the answer, in the metric's own spelling.
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import lm_eval.tasks
 from datasets import Dataset, DatasetDict
@@ -70,32 +72,28 @@ def _filtered(completion: str, name: str) -> str:
 
 
 class Rule:
-    """The rule of a MATH task, which says besides the scores what it compared with the gold."""
+    """The rule of a MATH task, which says besides its metrics what each took for the answer."""
 
     def __init__(self, task: ConfigurableTask) -> None:
         self._process_docs = task.config.process_docs
         self._process_results = task.config.process_results
+        self._took: dict[str, str] = {}
         names = self._process_results.__globals__
-        self._is_equiv = names["is_equiv"]
         self._normalized = names.get("normalize_final_answer", str)
-        self._took = ""
-
-        def recorded(answer: str, gold: str) -> bool:
-            self._took = answer
-            return self._is_equiv(answer, gold)
-
-        names["is_equiv"] = recorded
-        self._nothing = self.scores("", r"1")[1]
-
-    def scores(self, completion: str, reference: str) -> tuple[dict[str, int], str]:
-        """The metrics by name, and the answer that was compared."""
-        scores = self._process_results(self._doc(reference), [completion])
-        return scores, self._took
+        self._is_equiv = watched(
+            names, "is_equiv", lambda answer, _: self._took.update(exact_match=answer)
+        )
+        if "verify" in names:
+            watched(
+                names, "verify", lambda **both: self._took.update(math_verify=shown(both["target"]))
+            )
+        self._process_results(self._doc("1"), [""])
+        self._nothing = dict(self._took)
 
     def graded(self, completion: str, problem: Problem, metric: str) -> Reward:
         """One of the metrics."""
-        scores, took = self.scores(completion, problem.reference)
-        return _reward(scores[metric], took, nothing=self._nothing)
+        scores = self._process_results(self._doc(problem.reference), [completion])
+        return _reward(scores[metric], self._took[metric], nothing=self._nothing[metric])
 
     def equal(self, answer: str, reference: str) -> float:
         """Whether a bare answer is equivalent to the reference, both prepared as the task does."""
@@ -108,6 +106,23 @@ class Rule:
         return self._process_docs(Dataset.from_list([row]))[0]
 
 
+def watched(names: dict[str, Any], name: str, keep: Callable[..., object]) -> Callable[..., bool]:
+    """A function of a module as it was; from now on its arguments go to `keep` too."""
+    inner = names[name]
+
+    def outer(*args: object, **kwargs: object) -> bool:
+        keep(*args, **kwargs)
+        return inner(*args, **kwargs)
+
+    names[name] = outer
+    return inner
+
+
+def shown(parsed: Sequence[object]) -> str:
+    """The text that math-verify found; it parses an answer to its values and their text."""
+    return next((part for part in parsed if isinstance(part, str)), str(parsed or ""))
+
+
 MINERVA_RULE, HENDRYCKS_RULE = Rule(MINERVA), Rule(HENDRYCKS)
 
 
@@ -116,9 +131,9 @@ def minerva_exact_match(completion: str, problem: Problem) -> Reward:
     return MINERVA_RULE.graded(completion, problem, "exact_match")
 
 
-def minerva_math_verify(completion: str, problem: Problem) -> float:
+def minerva_math_verify(completion: str, problem: Problem) -> Reward:
     """`math_verify` of `minerva_math`, on the whole completion."""
-    return float(MINERVA_RULE.scores(completion, problem.reference)[0]["math_verify"])
+    return MINERVA_RULE.graded(completion, problem, "math_verify")
 
 
 def minerva_is_equiv(completion: str, problem: Problem) -> float:

@@ -60,6 +60,8 @@ from cotree.rewards.extract import LENIENT, boxes, extract
             "phrase",
         ),
         (r"The answer is $\frac56$ because it is.", r"$\frac56$", "phrase"),
+        ("So the answer is $.35625$.", "$.35625$", "phrase"),  # that point ends no sentence
+        ("The answer is $3$.", "$3$", "phrase"),
         (r"\boxed{255} is half. Final Answer: The final answer is $10$. I hope", "$10$", "phrase"),
         (r"The final answer is \boxed{9}.", "9", "boxed"),
         (r"Final answer: it is 8, so \boxed{9}", "9", "boxed"),

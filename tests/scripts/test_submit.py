@@ -82,3 +82,16 @@ def test_stages_run_as_jobs_and_a_stopped_one_can_be_resumed(head: Head):
     steps = f"train.num_steps={done + 1}"
     finish(cotree(head.folder, "train", "smoke.toml", "--resume", "--set", steps), code=0)
     assert (run / "model" / "config.json").exists()
+
+
+def test_a_model_is_evaluated_as_a_job(head: Head, tiny_model: Path):
+    output = head.folder / "evaluation"
+    told = finish(
+        head.submit(
+            *("evaluate", str(tiny_model), "--benchmarks", "arithmetic", "--limit", "4"),
+            *("--max-tokens", "8", "--output", str(output)),
+        ),
+        code=0,
+    )
+    assert "arithmetic: accuracy" in told
+    assert (output / "results.json").exists()

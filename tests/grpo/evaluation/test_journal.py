@@ -77,14 +77,13 @@ def test_resuming_under_other_settings_names_what_differs(tmp_path: Path):
     assert "seed: 0 there, 1 now" in str(caught.value)
 
 
-def test_a_benchmark_can_be_added_and_earlier_ones_stay_known(tmp_path: Path):
-    added = {**PLAN, "benchmarks": {"math500": {"prompt": {"style": "boxed"}}}}
+def test_an_evaluation_is_continued_on_its_own_benchmarks_only(tmp_path: Path):
+    # Results are written whole: those of a benchmark that is not named would be lost.
+    both = {**PLAN, "benchmarks": {**PLAN["benchmarks"], "math500": {}}}
     with EvaluationFolder(tmp_path) as folder:
         folder.begin(PLAN, resume=False)
-        folder.begin(added, resume=True)
-        clash = {**PLAN, "benchmarks": {"gsm8k": {"prompt": {"style": "bare"}}}}
-        with pytest.raises(ConfigError, match="under other settings"):
-            folder.begin(clash, resume=True)
+        with pytest.raises(ConfigError, match="is an evaluation on gsm8k, not on gsm8k, math500"):
+            folder.begin(both, resume=True)
 
 
 def test_samples_without_a_plan_are_not_taken_over(tmp_path: Path):
@@ -105,3 +104,43 @@ def test_two_processes_cannot_write_to_one_folder(tmp_path: Path):
         pass
     with EvaluationFolder(tmp_path):  # free again
         pass
+
+
+GRADED = {**PLAN, "benchmarks": {"gsm8k": {"grader": {"sources": "old"}, "seed": 1}}}
+
+
+def with_parts(**parts: object) -> dict[str, object]:
+    return {**PLAN, "benchmarks": {"gsm8k": {**GRADED["benchmarks"]["gsm8k"], **parts}}}
+
+
+def test_other_graders_are_refused_unless_everything_is_graded_again(tmp_path: Path):
+    other = with_parts(grader={"sources": "new"})
+    with EvaluationFolder(tmp_path) as folder:
+        folder.begin(GRADED, resume=False)
+        with pytest.raises(ConfigError, match="--regrade grades the samples again"):
+            folder.begin(other, resume=True)
+        saved = folder.plan.read_text()
+        folder.begin(other, resume=True, regrade=True)
+        assert folder.plan.read_text() == saved, "a kill now must not make old verdicts new ones"
+        with pytest.raises(ConfigError, match="seed: 1 there, 2 now"):
+            folder.begin(with_parts(grader={"sources": "new"}, seed=2), resume=True, regrade=True)
+
+
+def test_grading_again_without_a_reason_is_refused(tmp_path: Path):
+    with EvaluationFolder(tmp_path) as folder:
+        with pytest.raises(ConfigError, match="holds no evaluation to grade again"):
+            folder.begin(GRADED, resume=True, regrade=True)
+        folder.begin(GRADED, resume=False)
+        with pytest.raises(ConfigError, match="--regrade has no effect"):
+            folder.begin(GRADED, resume=True, regrade=True)
+
+
+def test_records_are_replaced_whole_and_can_be_added_to(tmp_path: Path):
+    path = tmp_path / "samples_gsm8k.jsonl"
+    journal = Journal(path)
+    journal.append(record(0, RIGHT))
+    journal.append(record(1, RIGHT))
+    journal.replace([record(0, WRONG), record(1, RIGHT)])
+    journal.append(record(2, CUT))
+    journal.close()
+    assert read_records(path) == [record(0, WRONG), record(1, RIGHT), record(2, CUT)]

@@ -122,3 +122,40 @@ def test_two_servers_of_one_model_are_one_measurement(
     assert main(["compare", "out", "other", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["paired"]["difference"], found["paired"]["num_better"]) == (0.0, 0)
+
+
+BENCHMARK = """
+from cotree.grpo.evaluation.benchmark import Benchmark
+from cotree.rewards.registry import Term
+
+
+class Yes(Benchmark):
+    name = "yes"
+
+    def problem(self, row, place, index):
+        return self.posed(index, row["question"], "yes")
+
+    def term(self, strict_rule):
+        return None if strict_rule else Term("grade.py:grade")
+"""
+
+
+def test_changed_graders_grade_the_same_samples_again(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+):
+    Path("ours.py").write_text(BENCHMARK)
+    Path("grade.py").write_text("def grade(completion):\n    return 0.0\n")
+    Path("yes.jsonl").write_text('{"question": "1 + 10?"}\n{"question": "2 + 10?"}\n')
+    arguments = ["evaluate", "tiny", "--benchmarks", "ours.py:Yes", "--data", "."]
+    arguments += ["--server", server.url, "--output", "yes"]
+    assert main(arguments) == 0
+    asked = len(server.seen)
+
+    Path("grade.py").write_text("def grade(completion):\n    return float('12' in completion)\n")
+    assert main([*arguments, "--resume"]) == 2
+    assert "grader.lenient.file" in capsys.readouterr().err
+    assert main([*arguments, "--regrade", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["yes"]
+    assert (found["n"], found["avg@k"]["value"], found["strict"]) == (2, 0.5, None)
+    assert len(server.seen) == asked, "samples were drawn again"
+    assert main([*arguments, "--resume"]) == 0
