@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
+from cotree.grpo.page_templates import page_template
 from cotree.rewards.audit import VERDICTS, SecondOpinion, agreement, disagreement_share
 from cotree.rewards.extract import extract
 
@@ -22,14 +21,7 @@ def write_audit_page(
         against: name of the second grader.
         source: where the samples come from.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("audit.html.jinja").render(
+    page = page_template(Path(__file__).with_name("audit.html.jinja")).render(
         against=against,
         source=str(source),
         verdicts=VERDICTS,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from cotree.grpo.config import NewModel, Pipeline
 from cotree.grpo.footprint import ModelSize, new_model_parameters
+from cotree.grpo.page_templates import page_template
 from cotree.grpo.report_charts import Chart, draw, summary
 from cotree.grpo.report_curves import (
     Row,
@@ -68,7 +68,7 @@ def write_report(run_dir: Path) -> Path:
     if folder.traceback.exists():
         lines = folder.traceback.read_text(encoding="utf-8").strip().splitlines() or ["(empty)"]
         notes.append(f"The last start ended in an error: {lines[-1]} (see traceback.txt)")
-    page = _template().render(
+    page = page_template(Path(__file__).with_name("report.html.jinja")).render(
         title=folder.root.resolve().name,
         facts=_facts(pipeline, starts, result, rows, sft_rows),
         verdict=verdict(result, rows),
@@ -85,17 +85,6 @@ def write_report(run_dir: Path) -> Path:
     scratch.write_text(page, encoding="utf-8")
     scratch.replace(folder.report)
     return folder.report
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja")
 
 
 # --- reading ---------------------------------------------------------------------------------

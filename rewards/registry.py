@@ -1,21 +1,22 @@
 """From the name of a reward in a configuration to the function, checked before a run starts."""
 
 import importlib
-import importlib.util
 import inspect
-import platform
-import sys
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from importlib.abc import InspectLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Literal
 
+from cotree.rewards.plugins import (
+    SourceFile,
+    module_from_file,
+    read_source,
+    unique_entry_points,
+)
 from cotree.rewards.signature import BoundReward, RewardLookupError, bind, check_columns, near
 from cotree.rewards.types import RewardFn
 
@@ -44,14 +45,6 @@ __all__ = [
 
 Executor = Literal["process", "inline", "ray"]
 OnError = Literal["mask", "value", "raise"]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A reward's file as it was when the run started; workers need no copy of their own."""
-
-    path: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +100,7 @@ def installed() -> dict[str, EntryPoint]:
     Raises:
         RewardLookupError: two packages offer the same name, so neither can be chosen.
     """
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
-        if entry.name in found and found[entry.name].value != entry.value:
-            raise RewardLookupError(
-                f"two installed packages offer a reward named {entry.name!r}: "
-                f"{found[entry.name].value} and {entry.value}. Uninstall one, or use the "
-                "`module:function` form."
-            )
-        found[entry.name] = entry
-    return found
+    return unique_entry_points(GROUP, what="reward", refusal=RewardLookupError)
 
 
 def resolve(name: str, *, source: SourceFile | None = None) -> RewardFn:
@@ -137,7 +121,7 @@ def resolve(name: str, *, source: SourceFile | None = None) -> RewardFn:
     if path is not None:
         file = source or _read(path)
         with _importing(name, Path(file.path).parent):
-            module = _module_from_file(file)
+            module = module_from_file(file)
         return _attribute(module, attribute or _only_function(module, name), name)
     source_module, colon, attribute = name.rpartition(":")
     if not colon:
@@ -284,47 +268,7 @@ def _split_path(name: str) -> tuple[Path | None, str]:
 
 
 def _read(path: Path) -> SourceFile:
-    if not path.is_file():
-        raise RewardLookupError(
-            f"no reward file {str(path)!r} in the working directory {str(Path.cwd())!r} of "
-            f"{platform.node()}."
-        )
-    return SourceFile(str(path.resolve()), path.read_text(encoding="utf-8"))
-
-
-def _module_from_file(file: SourceFile) -> ModuleType:
-    # Two files of the same name, or two states of one, must not share a module; and a module
-    # that dataclasses or pickle look up by name must be in sys.modules.
-    digest = sha256(f"{file.path}\0{file.text}".encode()).hexdigest()[:12]
-    module_name = f"cotree_reward_{Path(file.path).stem}_{digest}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_loader(module_name, _FileLoader(file), origin=file.path)
-    assert spec is not None, file.path
-    assert spec.loader is not None, file.path
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = file.path
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        # Else the next lookup would find half a module.
-        del sys.modules[module_name]
-        raise
-    return module
-
-
-class _FileLoader(InspectLoader):
-    """Imports a module from text that was read earlier, perhaps on another machine."""
-
-    def __init__(self, file: SourceFile) -> None:
-        self._file = file
-
-    def get_source(self, fullname: str) -> str:  # noqa: ARG002 - importlib's interface
-        return self._file.text
-
-    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - importlib's interface
-        return self.source_to_code(self._file.text, self._file.path)
+    return read_source(path, what="reward", refusal=RewardLookupError)
 
 
 def _only_function(module: ModuleType, name: str) -> str:

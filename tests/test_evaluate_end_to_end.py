@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_character_tokenizer, write_tiny_model
 from smoke_pipeline import cotree, finish
+from tiny_models import write_character_tokenizer, write_tiny_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

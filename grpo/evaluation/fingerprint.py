@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 
 Parts = Mapping[str, object]
 """A benchmark's `BenchmarkSummary.parts`: one entry for each thing that a figure depends on."""
@@ -22,10 +21,8 @@ def digest(value: object) -> str:
 
 
 @cache
-def sources_digest(package: ModuleType) -> str:
+def sources_digest(root: Path) -> str:
     """Digest of a package's sources: another grader or strategy is another measurement."""
-    assert package.__file__ is not None, package
-    root = Path(package.__file__).parent
     sources = {
         str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*.py")

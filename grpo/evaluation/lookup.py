@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
-import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType
 
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.evaluation.definition import Benchmark
-from cotree.grpo.seeds import derive
+from cotree.rewards.plugins import module_from_file, read_source, unique_entry_points
 from cotree.rewards.signature import near
 
 GROUP = "cotree.benchmarks"
@@ -30,16 +27,7 @@ def installed_benchmarks() -> dict[str, EntryPoint]:
     Raises:
         ConfigError: two packages offer the same name, so neither can be chosen.
     """
-    found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name in found and found[entry.name].value != entry.value:
-            raise ConfigError(
-                f"two installed packages offer a benchmark named {entry.name!r}: "
-                f"{found[entry.name].value} and {entry.value}. Uninstall one, or use the "
-                "`module:Class` form."
-            )
-        found[entry.name] = entry
-    return found
+    return unique_entry_points(GROUP, what="benchmark", refusal=ConfigError)
 
 
 def benchmark_named(name: str) -> Benchmark:
@@ -62,8 +50,11 @@ def benchmark_named(name: str) -> Benchmark:
             found = entry.load()
         return _instance(found, name, installed_as=name)
     with _importing(name):
-        is_file = source.endswith(".py")
-        module = _module(Path(source), name) if is_file else importlib.import_module(source)
+        if source.endswith(".py"):
+            file = read_source(Path(source), what="benchmark", refusal=ConfigError)
+            module = module_from_file(file)
+        else:
+            module = importlib.import_module(source)
     classes = [n for n, value in vars(module).items() if _is_benchmark(value)]
     if not hasattr(module, attribute):
         raise ConfigError(
@@ -96,29 +87,6 @@ def _importing(name: str) -> Generator[None]:
             f"benchmark {name!r}: importing it raised {type(error).__name__}: {error} "
             f"(at {place.filename}:{place.lineno})"
         ) from error
-
-
-def _module(path: Path, name: str) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(
-            f"benchmark {name!r}: no file {str(path)!r} in the working directory "
-            f"{str(Path.cwd())!r}."
-        )
-    # Dataclasses look their module up by name; two files of one name must not share it.
-    module_name = f"cotree_benchmark_{path.stem}_{derive(str(path.resolve()), path.read_text()):x}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None, path
-    assert spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]  # else the next lookup would find half a module
-        raise
-    return module
 
 
 def _is_benchmark(value: object) -> bool:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from cotree.grpo.evaluation.journal import EvaluationFolder
 from cotree.grpo.evaluation.page_charts import sampling_chart
 from cotree.grpo.evaluation.records import BenchmarkSummary, ProblemRecord, Sample
 from cotree.grpo.evaluation.tables import at_all, at_k, percent, problems, tokens, with_interval
+from cotree.grpo.page_templates import page_template
 
 MOST_PROBLEMS = 300
 """Problems of a benchmark on the page unless the caller says otherwise."""
@@ -125,7 +124,7 @@ def write_page(
         )
     most_characters = MOST_CHARACTERS // max(1, len(names))
     folder = EvaluationFolder(target.parent)
-    page = _template().render(
+    page = page_template(Path(__file__).with_name("evaluation.html.jinja")).render(
         {text.__name__: text for text in _WORDS},
         model=model,
         facts=facts,
@@ -150,17 +149,6 @@ def write_page(
     # Completions are a model's: a lone surrogate in one must not lose the page.
     scratch.write_text(page, encoding="utf-8", errors="backslashreplace")
     scratch.replace(target)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("evaluation.html.jinja")
 
 
 def _section(

@@ -14,9 +14,9 @@ import pytest
 import ray
 import reference_models as reference
 import torch
-from conftest import write_character_tokenizer
 from ray.exceptions import RayTaskError
 from safetensors.torch import load_file
+from tiny_models import write_character_tokenizer
 
 from cotree.grpo import config
 from cotree.grpo.engine import Generator, Sampling, StaleGeneratorError, engine_environment

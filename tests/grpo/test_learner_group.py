@@ -71,7 +71,7 @@ def test_two_actors_train_what_one_process_trains_and_one_death_is_reported(
 def test_a_model_that_cannot_be_loaded_is_reported_by_the_first_call(tmp_path: Path):
     group = LearnerGroup.start(make_spec(tmp_path / "nothing"), num_gpus=0)
     try:
-        with pytest.raises(FileNotFoundError, match="Run the stage that makes it"):
+        with pytest.raises(FileNotFoundError, match="run the stage that makes it"):
             group.policy_version()
     finally:
         group.stop()

@@ -78,5 +78,5 @@ def test_an_ambiguous_alphabet_is_refused(alphabet: tuple[str, ...]):
 
 
 def test_a_missing_model_is_an_error_that_says_what_to_do(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="Run the stage that makes it"):
+    with pytest.raises(FileNotFoundError, match="run the stage that makes it"):
         load_model(str(tmp_path / "nothing"), dtype="float32")

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from types import ModuleType
 
 from cotree.grpo.evaluation.fingerprint import (
     differing_parts,
@@ -28,17 +27,12 @@ def test_differing_parts_are_named_by_their_path():
 
 
 def test_a_changed_source_is_another_measurement(tmp_path: Path):
-    def package(name: str, line: str) -> ModuleType:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("")
-        (tmp_path / name / "rules.py").write_text(line)
-        made = ModuleType(name)
-        made.__file__ = str(tmp_path / name / "__init__.py")
-        return made
-
-    first = sources_digest(package("first", "x = 1\n"))
-    assert sources_digest(package("same", "x = 1\n")) == first
-    assert sources_digest(package("other", "x = 2\n")) != first
+    digests = []
+    for name, line in (("first", "x = 1\n"), ("same", "x = 1\n"), ("other", "x = 2\n")):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "rules.py").write_text(line)
+        digests.append(sources_digest(tmp_path / name))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_checkpoint_that_was_overwritten_is_another_model(tmp_path: Path):

@@ -40,7 +40,9 @@ def test_the_strategy_is_part_of_what_is_measured(data: Path):
     assert plain.strategy is None
     assert voted.strategy is not None
     assert voted.strategy.size == 4
-    assert differing_parts(plain.parts, voted.parts) == {"sampler.strategy": (None, "majority:4")}
+    differing = differing_parts(plain.parts, voted.parts)
+    assert differing["sampler.strategy"] == (None, "majority:4")
+    assert set(differing) == {"sampler.strategy", "sampler.strategy_sources"}
 
 
 def test_a_strategy_that_is_not_there_is_refused(data: Path):

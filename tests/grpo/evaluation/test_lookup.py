@@ -75,7 +75,7 @@ def test_a_class_in_a_file_is_a_benchmark_graded_by_a_reward_of_that_file(
     ("name", "says"),
     [
         ("gsm8", r"no benchmark is named 'gsm8' \(did you mean 'gsm8k'\?\). Known: aime24, "),
-        ("none.py:Doubles", "no file 'none.py' in the working directory"),
+        ("none.py:Doubles", "no benchmark file 'none.py' in the working directory"),
         ("own.py", "say which class as own.py:Class"),
         ("own.py:Double", r"has no 'Double' \(did you mean 'Doubles'\?\); its benchmarks: "),
         ("own.py:VALUE", "is 3, which is no subclass of Benchmark"),
