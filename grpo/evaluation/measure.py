@@ -21,7 +21,7 @@ from cotree.grpo.evaluation.page import write_page
 from cotree.grpo.evaluation.progress import EvaluationProgress, duration
 from cotree.grpo.evaluation.records import BenchmarkSummary, ProblemRecord
 from cotree.grpo.evaluation.results import results_json, write_samples_parquet
-from cotree.grpo.evaluation.runner import regraded, run_job
+from cotree.grpo.evaluation.runner import graded_again, run_job
 from cotree.grpo.evaluation.summary import summarize
 from cotree.grpo.provenance import describe_code, machine, record_start
 from cotree.grpo.result import write_json
@@ -84,7 +84,7 @@ def measure(
     if regrade:
         for job in prepared.jobs:
             journal = journals[job.name]
-            journal.replace(list(regraded(job, settings, journal.finished.values())))
+            journal.replace(list(graded_again(job, settings, journal.finished.values())))
         write_json(folder.plan, plan)
     records = _sampled(prepared, settings, journals)
     summaries = [

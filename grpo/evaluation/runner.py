@@ -43,7 +43,7 @@ def run_job(
             yield _record(problem, index, chosen.shown(ask.prompt), drawn, scorer)
 
 
-def regraded(
+def graded_again(
     job: Job, settings: Benchmarks, records: Iterable[ProblemRecord]
 ) -> Iterator[ProblemRecord]:
     """The same samples with the verdicts of the job's graders as they are now.
