@@ -43,7 +43,7 @@ def test_without_bubblewrap_the_next_layer_is_found(tmp_path: Path):
     assert best == ("None" if why_unusable(Layer.LANDLOCK) else "landlock")
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="apt install bubblewrap")
 def test_where_user_namespaces_are_off_the_next_layer_is_found():
     # In a namespace of its own that may not make another, as in most containers.
     off = "echo 0 > /proc/sys/user/max_user_namespaces && exec "
