@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from cotree.rewards.equality.answers import Outcome, check_reference, compare
 from cotree.rewards.extract import ANCHORED, LENIENT, extract
+from cotree.rewards.restated import restates
 from cotree.rewards.types import Problem, Reward, Status, checked_by
 
 
@@ -32,8 +33,9 @@ def math_equal(completion: str, problem: Problem, *, extraction: str = "anchored
             `extract` separated by commas, in the order to try them.
 
     Returns:
-        1.0 with reason `match (rule, method)`; 0.0 with `mismatch (rule)`, with `unreadable (rule)`
-        and status `parse_error`, or with `no_answer` and status `no_answer`.
+        1.0 with reason `match (rule, method)`; 0.0 with `mismatch (rule)`, with `restates the
+        question (rule)` (see `restates`), with `unreadable (rule)` and status `parse_error`, or
+        with `no_answer` and status `no_answer`.
 
     Raises:
         ValueError: `extraction` names an unknown rule.
@@ -42,6 +44,8 @@ def math_equal(completion: str, problem: Problem, *, extraction: str = "anchored
     if found.answer is None:
         return Reward(0.0, "no_answer", status=Status.NO_ANSWER)
     compared = compare(problem.reference, found.answer)
+    if compared.outcome is Outcome.EQUAL and restates(found.answer, problem):
+        return Reward(0.0, f"restates the question ({found.rule})")
     if compared.outcome is Outcome.EQUAL:
         return Reward(1.0, f"match ({found.rule}, {compared.method})")
     if compared.outcome is Outcome.UNREADABLE:

@@ -25,6 +25,7 @@ from cotree.rewards.equality.relations import named
 from cotree.rewards.equality.text import clean
 from cotree.rewards.extract import extract
 from cotree.rewards.math_answer import rules
+from cotree.rewards.restated import restates
 from cotree.rewards.types import Problem, Reward, Status, checked_by
 
 MAX_ANSWERS = 32
@@ -72,8 +73,8 @@ def olympiad_equal(completion: str, problem: Problem, *, extraction: str = "anch
 
     Returns:
         1.0 with reason `match (rule, method)`, the method being that of `compare`, `tolerance` or
-        `answers`; 0.0 with `mismatch (rule)`, with `unreadable (rule)` and status `parse_error`, or
-        with `no_answer` and status `no_answer`.
+        `answers`; 0.0 with `mismatch (rule)`, with `restates the question (rule)`, with
+        `unreadable (rule)` and status `parse_error`, or with `no_answer` and status `no_answer`.
 
     Raises:
         ValueError: `extraction` names an unknown rule, or a column is of the wrong form.
@@ -84,6 +85,8 @@ def olympiad_equal(completion: str, problem: Problem, *, extraction: str = "anch
         return Reward(0.0, "no_answer", status=Status.NO_ANSWER)
     compared = compare(", ".join(each.text for each in wanted), found.answer)
     method = _method(compared, wanted, found.answer)
+    if method and restates(found.answer, problem):
+        return Reward(0.0, f"restates the question ({found.rule})")
     if method:
         return Reward(1.0, f"match ({found.rule}, {method})")
     if compared.outcome is Outcome.UNREADABLE:

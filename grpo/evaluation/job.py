@@ -11,6 +11,7 @@ import cotree.rewards
 import cotree.search
 from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.config_file import ConfigError
+from cotree.grpo.evaluation import scoring
 from cotree.grpo.evaluation.benchmark import (
     Benchmark,
     BenchmarkData,
@@ -96,6 +97,7 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
             "lenient": _grader(benchmark.term(None)),
             "strict": None if strict_rule is None else _grader(benchmark.term(strict_rule)),
             "sources": sources_digest(_folder(cotree.rewards)),
+            "scoring": digest(Path(scoring.__file__).read_text(encoding="utf-8")),
         },
     }
     return Job(benchmark, data, strict_rule, style.stop, asks, parts, strategy)

@@ -7,12 +7,15 @@ from typing import Self
 
 from cotree.grpo.evaluation.benchmark import Benchmark
 from cotree.grpo.evaluation.records import Drawn, Sample
-from cotree.rewards.extract import END_OF_THINKING
+from cotree.rewards.extract import ANCHORED, END_OF_THINKING, LENIENT, Extraction
 from cotree.rewards.isolation import IsolatedPool
 from cotree.rewards.outcomes import Outcome
 from cotree.rewards.types import Problem, Reward, Status, Ungraded
 
 START_OF_THINKING = "<think>"
+
+_UNMARKED = frozenset(LENIENT) - frozenset(ANCHORED)
+"""Rules that need no mark of an answer."""
 
 MEMORY_BYTES = 2 << 30
 """Address-space limit of one grading process."""
@@ -43,7 +46,8 @@ def answer_text(text: str, *, prompt_opens_thinking: bool) -> str | None:
 class Scorer:
     """Grades the samples of one benchmark, leniently and strictly, in processes that can be killed.
 
-    Lenient: any of `extract`'s rules may find the answer. Strict: only the one that the prompt
+    Lenient: any of `extract`'s rules may find the answer, but in a completion that was cut only
+    those that need a mark of one. Strict: only the one that the prompt
     asked for, so the difference of the two is what a model loses by not keeping to the format.
     """
 
@@ -106,15 +110,22 @@ class Scorer:
     def _sample(self, drawn: Drawn, text: str | None, outcomes: Sequence[Outcome]) -> Sample:
         lenient = outcomes[0]
         found = self._benchmark.answer(text or "")
-        graded = isinstance(lenient, Reward)
+        reason = _reason(lenient) if text is not None else "unfinished thinking"
+        correct = _is_right(lenient)
+        parse_error = isinstance(lenient, Reward) and lenient.status is Status.PARSE_ERROR
+        if drawn.stop_reason == "length" and found.rule in _UNMARKED:
+            # The last formula of a text that was cut is whatever it happened to be at.
+            reason, parse_error = f"cut before it marked an answer ({found.rule})", False
+            found = Extraction(None, "none")
+            correct = None if correct is None else False
         return Sample(
             text=drawn.text,
             answer=found.answer,
             rule=found.rule,
-            correct=_is_right(lenient),
+            correct=correct,
             strict=_is_right(outcomes[1]) if self._is_strict else None,
-            reason=_reason(lenient) if text is not None else "unfinished thinking",
-            parse_error=graded and lenient.status is Status.PARSE_ERROR,
+            reason=reason,
+            parse_error=parse_error,
             num_tokens=drawn.num_tokens,
             stop_reason=drawn.stop_reason,
             unfinished_thinking=text is None,

@@ -62,6 +62,22 @@ def test_a_box_in_an_unfinished_thought_is_no_answer(scorer: Scorer):
     assert (cut.reason, cut.stop_reason, cut.num_tokens) == ("unfinished thinking", "length", 9)
 
 
+def test_the_last_formula_of_a_completion_that_was_cut_is_no_answer(scorer: Scorer):
+    text = "Then $x = 42$ and so we ta"
+    ended, cut = scorer.score(
+        PROBLEM,
+        [Drawn("It comes to $42$", 9, "stop"), Drawn(text, 9, "length")],
+        prompt_opens_thinking=False,
+    )
+    assert (ended.correct, ended.rule) == (True, "math")
+    assert (cut.correct, cut.answer, cut.rule) == (False, None, "none")
+    assert cut.reason == "cut before it marked an answer (math)"
+    (marked,) = scorer.score(
+        PROBLEM, [Drawn(r"so \boxed{42}. To che", 9, "length")], prompt_opens_thinking=False
+    )
+    assert (marked.correct, marked.strict) == (True, True)
+
+
 def test_an_answer_that_cannot_be_read_is_wrong_and_told_apart(scorer: Scorer):
     (garbled,) = scorer.score(PROBLEM, drawn(r"\boxed{\frac{1}}"), prompt_opens_thinking=False)
     assert (garbled.correct, garbled.parse_error) == (False, True)
