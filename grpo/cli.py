@@ -17,6 +17,7 @@ from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
 from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.cli_stage import Config, Overrides, Resume, show_result, stage
 from cotree.grpo.config import Pipeline, RowsTask
+from cotree.grpo.evaluation.benchmark import benchmark_named
 from cotree.grpo.reward_terms import bound_rewards
 from cotree.grpo.run_folder import ConfigError, RunFolder, dump_toml, load_pipeline
 
@@ -104,6 +105,8 @@ def check(config: Config, overrides: Overrides = None, debug: Debug = False) -> 
     with boundary(debug=debug):
         pipeline = load_pipeline(config, overrides or [])
         bound_rewards(pipeline)
+        for name in pipeline.evaluate.benchmarks.names if pipeline.evaluate.benchmarks else ():
+            benchmark_named(name)
         _check_rows(pipeline)
         typer.echo(dump_toml(pipeline), nl=False)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.abc import InspectLoader
@@ -59,6 +61,29 @@ def read_source(path: Path, *, what: str, refusal: Refusal) -> SourceFile:
             f"{platform.node()}."
         )
     return SourceFile(str(path.resolve()), path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def importing(
+    what: str, *, refusal: Refusal, passing: tuple[type[Exception], ...]
+) -> Generator[None]:
+    """Importing runs someone's code: what it raises, `sys.exit()` included, becomes a message.
+
+    Args:
+        what: is imported, for the message: `reward 'mine.py:brief'`, say.
+        refusal: of an import that raised.
+        passing: exceptions that the caller has a message of its own for.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise refusal(
+            f"{what}: importing it raised {type(error).__name__}: {error} "
+            f"(at {place.filename}:{place.lineno})"
+        ) from error
 
 
 def module_from_file(file: SourceFile) -> ModuleType:

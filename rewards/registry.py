@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Literal
 
 from cotree.rewards.plugins import (
     SourceFile,
+    importing,
     module_from_file,
     read_source,
     unique_entry_points,
@@ -236,9 +236,9 @@ def _installed_entry(name: str) -> EntryPoint:
 
 @contextmanager
 def _importing(name: str, folder: Path | None = None) -> Generator[None]:
-    """Importing runs someone's code: what it raises, `sys.exit()` included, becomes a message."""
     try:
-        yield
+        with importing(f"reward {name!r}", refusal=RewardLookupError, passing=(ImportError,)):
+            yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         beside = () if folder is None else (folder / f"{missing}.py", folder / missing)
@@ -248,14 +248,6 @@ def _importing(name: str, folder: Path | None = None) -> Generator[None]:
             f"reward {name!r} imports {missing!r}, which lies beside it. A reward file is run from "
             "its text alone, on any machine; install both as a package, and name the reward "
             "`module:function`."
-        ) from error
-    except ImportError:
-        raise
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise RewardLookupError(
-            f"reward {name!r}: importing it raised {type(error).__name__}: {error} "
-            f"(at {place.filename}:{place.lineno})"
         ) from error
 
 

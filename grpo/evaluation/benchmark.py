@@ -25,6 +25,7 @@ from cotree.rewards.registry import bound, check_columns, located
 from cotree.rewards.types import Problem, Ungraded
 
 __all__ = [
+    "GENERATED",
     "GROUP",
     "Benchmark",
     "BenchmarkData",
@@ -37,6 +38,8 @@ __all__ = [
     "load_examples",
 ]
 
+GENERATED = "generated"
+"""Source of rows that a benchmark makes itself."""
 TEST_FILES = ("{}.jsonl", "{}.parquet", "{}/test.jsonl", "{}/test.parquet")
 """Where a benchmark's rows may be in a folder of data, by its name."""
 TRAIN_FILES = ("{}/train.jsonl", "{}/train.parquet", "{}.train.jsonl", "{}.train.parquet")
@@ -156,7 +159,7 @@ def _test_rows(benchmark: Benchmark, data: Path | None) -> tuple[str, NumberedRo
     if benchmark.hub is None and (data is None or not _files(benchmark, data, TEST_FILES)):
         rows = list(enumerate(benchmark.rows(), start=1))
         if rows:
-            return "generated", rows
+            return GENERATED, rows
         if data is None:
             raise ConfigError(
                 f"{benchmark.name} names no hub data set and generates no rows; give --data DIR "

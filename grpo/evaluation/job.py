@@ -13,6 +13,7 @@ from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.evaluation import scoring
 from cotree.grpo.evaluation.benchmark import (
+    GENERATED,
     Benchmark,
     BenchmarkData,
     benchmark_named,
@@ -107,12 +108,17 @@ def make_jobs(settings: Benchmarks, *, has_template: bool) -> list[Job]:
     """The settings' benchmarks, loaded.
 
     Raises:
-        ConfigError: see `make_job`; or two of them have one name.
+        ConfigError: see `make_job`; or two of them have one name, or `data` is read by none.
     """
     jobs = [make_job(name, settings, has_template=has_template) for name in settings.names]
     names = [job.name for job in jobs]
     if len(set(names)) != len(names):
         raise ConfigError(f"two of the benchmarks have one name: {', '.join(names)}; rename one.")
+    if settings.data is not None and all(job.data.source == GENERATED for job in jobs):
+        raise ConfigError(
+            f"data = {settings.data!r} has no effect: {', '.join(names)} are generated, and it has "
+            "no file of that name. Drop it."
+        )
     return jobs
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.evaluation.definition import Benchmark
-from cotree.rewards.plugins import module_from_file, read_source, unique_entry_points
+from cotree.rewards.plugins import importing, module_from_file, read_source, unique_entry_points
 from cotree.rewards.signature import near
 
 GROUP = "cotree.benchmarks"
@@ -74,19 +72,8 @@ def _entry(name: str) -> EntryPoint:
     return known[name]
 
 
-@contextmanager
-def _importing(name: str) -> Generator[None]:
-    """Importing runs someone's code: what it raises, `sys.exit()` included, becomes a message."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"benchmark {name!r}: importing it raised {type(error).__name__}: {error} "
-            f"(at {place.filename}:{place.lineno})"
-        ) from error
+def _importing(name: str) -> AbstractContextManager[None]:
+    return importing(f"benchmark {name!r}", refusal=ConfigError, passing=(ConfigError,))
 
 
 def _is_benchmark(value: object) -> bool:

@@ -82,6 +82,7 @@ def measure(
     record_start(folder.starts, stage="evaluate", resume=resume or regrade)
     journals = {job.name: folder.journal(job.name) for job in prepared.jobs}
     if regrade:
+        folder.results.unlink(missing_ok=True)  # they are of the old verdicts
         for job in prepared.jobs:
             journal = journals[job.name]
             journal.replace(list(graded_again(job, settings, journal.finished.values())))

@@ -71,6 +71,10 @@ def test_check_answers_without_torch_ray_or_vllm(config: Path):
         (["--set", "rewards=[{name='answre'}]"], "error: rewards.0 (answre): no installed reward"),
         (["--set", "rewards=[{name='answer', options={x=1}}]"], "has no option 'x'"),
         (["--set", "rewards=[{name='no/file.py:f'}]"], "error: rewards.0 (no/file.py:f):"),
+        (
+            ["--set", "evaluate.benchmarks={names=['gsm9k'], max_tokens=64}"],
+            "no benchmark is named 'gsm9k'",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_message_and_exit_code_2(

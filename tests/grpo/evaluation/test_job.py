@@ -110,3 +110,10 @@ def test_a_template_counts_only_where_it_is_used(data: str):
 def test_an_unknown_benchmark_is_named(data: str):
     with pytest.raises(ConfigError, match="gsm8"):
         make_jobs(Benchmarks(names=("gsm8",), data=data), has_template=True)
+
+
+def test_a_folder_that_no_benchmark_reads_is_refused(data: str):
+    with pytest.raises(ConfigError, match=r"has no effect: arithmetic, countdown are generated"):
+        make_jobs(Benchmarks(names=("arithmetic", "countdown"), data=data), has_template=True)
+    both = Benchmarks(names=("arithmetic", "gsm8k"), data=data)
+    assert len(make_jobs(both, has_template=True)) == 2
