@@ -3,10 +3,10 @@
 import html
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import elements
 
 from cotree.grpo.report import by_step, pieces, verdict, write_report
 from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
@@ -69,36 +69,6 @@ def run(tmp_path: Path) -> RunFolder:
     folder.prepare(pipeline, stage="train", resume=False)
     write_lines(folder.metrics, [{"step": s, "time": 100.0 + s, **ROW} for s in (1, 2)])
     return folder
-
-
-class Elements(HTMLParser):
-    """Tags, attributes and text of a page; raises on tags that do not nest."""
-
-    VOID = ("meta", "br")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def elements(page: str) -> list[tuple[str, dict]]:
-    parser = Elements()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser.tags
 
 
 def text_of(page: str) -> str:

@@ -6,11 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from evaluated import CUT, RIGHT, SILENT, UNGRADED, WRONG, record, sampled, summary
+from pages import elements
 
 from cotree.grpo.evaluation import page as page_module
 from cotree.grpo.evaluation.page import (
@@ -33,33 +33,6 @@ ONE_OF_EACH = [
     record(3, CUT),
     record(4, UNGRADED),
 ]
-
-
-class Elements(HTMLParser):
-    """Tags and attributes of a page; fails on tags that do not nest."""
-
-    VOID = ("meta", "br", "input")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def elements(page: str) -> list[tuple[str, dict]]:
-    parser = Elements()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser.tags
 
 
 def text_of(page: str) -> str:
