@@ -1,0 +1,1 @@
+"""Tree search on engines: sessions, judges, files, pages, curves."""

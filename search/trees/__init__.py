@@ -1,0 +1,1 @@
+"""Strategies of tree search: each says what to generate next, and which completion it prefers."""
