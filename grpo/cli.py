@@ -15,6 +15,7 @@ from rich.table import Table
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
 from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
 from cotree.grpo.cli_rewards import grade, reward_app
+from cotree.grpo.cli_search import search
 from cotree.grpo.cli_stage import Config, Overrides, Resume, show_result, stage
 from cotree.grpo.config import Pipeline, RowsTask
 from cotree.grpo.evaluation.benchmark import benchmark_named
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(evaluate)
 app.command()(compare)
 app.command()(benchmarks)
+app.command()(search)
 app.command()(grade)
 app.add_typer(reward_app, name="reward")
 

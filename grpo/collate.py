@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from cotree.grpo.advantage import outcome_advantages, process_advantages
 from cotree.grpo.filter import is_correct, reward_of
+from cotree.grpo.tree_advantage import tree_advantages
 from cotree.grpo.types import Batch
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def collate(
 
     Args:
         groups: graded; ungraded rollouts dropped before.
-        advantage: baseline, scale and the weight of step scores.
+        advantage: baseline and scale, or how a rollout tree is read, and the weight of step scores.
         first_term: the reward that says which rollouts are right; see `process_baseline`.
         aggregation: see `token_weights`, and there `max_tokens`.
         max_tokens: the completion length limit.
@@ -219,17 +221,18 @@ def _by_length(batch: Batch) -> Tensor:
 
 def _rows(batch: Batch, index: Tensor) -> Batch:
     """The batch's rows at `index`, trimmed to the longest of them."""
-    lengths = batch.lengths[index]
-    width = int(lengths.max()) if len(index) else 0
-    return Batch(
-        token_ids=batch.token_ids[index, :width],
-        lengths=lengths,
-        mask=batch.mask[index, :width],
-        behavior_logprobs=batch.behavior_logprobs[index, :width],
-        advantages=batch.advantages[index, :width],
-        weights=batch.weights[index, :width],
-        num_tokens=batch.num_tokens,
-    )
+    width = int(batch.lengths[index].max()) if len(index) else 0
+    cut = {
+        name: tensor[index, :width] if tensor.ndim == 2 else tensor[index]
+        for name, tensor in tensors_of(batch).items()
+    }
+    return replace(batch, **cut)
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """The batch's tensors by the names of their fields, those of a `TreeBatch` as well."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def _token_advantages(
@@ -244,15 +247,7 @@ def _token_advantages(
     labels = [number for number, _, _ in members]
     rewards = [reward_of(rollout, group) for _, group, rollout in members]
     lengths = [len(rollout.completion.token_ids) for _, _, rollout in members]
-    outcome = outcome_advantages(
-        torch.tensor([reward.value for reward in rewards], dtype=torch.float64),
-        torch.tensor(labels, dtype=torch.int64),
-        baseline=advantage.baseline,
-        scale=advantage.scale,
-    )
-    per_token = [
-        value.expand(length) for value, length in zip(outcome.unbind(), lengths, strict=True)
-    ]
+    per_token = _outcome_advantages(groups, advantage, [reward.value for reward in rewards])
     if advantage.process_coef == 0:
         return per_token
     if advantage.process_baseline == "outcome":
@@ -274,6 +269,35 @@ def _token_advantages(
         values + advantage.process_coef * steps
         for values, steps in zip(per_token, process, strict=True)
     ]
+
+
+def _outcome_advantages(
+    groups: Sequence[Group], advantage: Advantage, rewards: Sequence[float]
+) -> list[Tensor]:
+    """Per rollout, [T_i] float64: of the outcomes alone, by rollout or by node of a tree."""
+    completions = [[rollout.completion for rollout in group.rollouts] for group in groups]
+    lengths = [[len(done.token_ids) for done in members] for members in completions]
+    if advantage.tree != "leaf":
+        left = iter(rewards)
+        return [
+            values
+            for members, sizes in zip(completions, lengths, strict=True)
+            for values in tree_advantages(
+                list(islice(left, len(members))),
+                [done.segments for done in members],
+                sizes,
+                estimator=advantage.tree,
+            )
+        ]
+    labels = [number for number, members in enumerate(completions) for _ in members]
+    outcome = outcome_advantages(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor(labels, dtype=torch.int64),
+        baseline=advantage.baseline,
+        scale=advantage.scale,
+    )
+    sizes = [size for members in lengths for size in members]
+    return [value.expand(size) for value, size in zip(outcome.unbind(), sizes, strict=True)]
 
 
 def _last_token(end: int, group: Group, completion: Completion) -> int:

@@ -67,6 +67,28 @@ class ArithmeticTask(Strict):
         return self
 
 
+class CountdownTask(Strict):
+    """Reach a target with given numbers and + - *; train and test games never overlap."""
+
+    type: Literal["countdown"]
+    numbers: tuple[PositiveInt, PositiveInt] = (3, 4)
+    """Fewest and most numbers of a game; levels are equally likely."""
+    largest: Annotated[int, Field(ge=2)] = 20
+    """Every number and the target lie in 1..largest, and so do the values on one way between."""
+    num_train: PositiveInt = 6_800
+    num_test: PositiveInt = 1_000
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> CountdownTask:
+        low, high = self.numbers
+        if not 2 <= low <= high <= 5:
+            raise ValueError(
+                f"numbers = {list(self.numbers)} must be [low, high] with 2 <= low <= high <= 5: "
+                "games are solved by trying everything."
+            )
+        return self
+
+
 class RowsTask(Strict):
     """Question and answer rows from local JSONL/parquet files or the Hugging Face hub."""
 
@@ -80,7 +102,7 @@ class RowsTask(Strict):
     """Keep only what follows the last occurrence of this marker (GSM8K: `####`)."""
 
 
-Task = Annotated[ArithmeticTask | RowsTask, Field(discriminator="type")]
+Task = Annotated[ArithmeticTask | CountdownTask | RowsTask, Field(discriminator="type")]
 
 
 class Prompt(Strict):
@@ -192,7 +214,9 @@ class GeneratedTraces(Strict):
     slip_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of steps whose result is off by one or two."""
     wrong_order_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of steps that ignore operator precedence where it matters."""
+    """Arithmetic: share of steps that ignore operator precedence where it matters."""
+    wrong_choice_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Countdown: share of steps after which the target, in reach until then, is out of reach."""
 
 
 class RowTraces(Strict):
@@ -224,6 +248,10 @@ class Learner(Strict):
     """Most tokens in one forward pass, padding included."""
     packing: bool = False
     """Concatenate sequences instead of padding them; each still attends to itself only."""
+    share_prefixes: bool = False
+    """Send tokens that rollouts of a prompt share (the prompt; in a rollout tree, the stem of a
+    fork) through the model once. Attention is dense over each tree, so it pays for wide models and
+    long prefixes; see `grpo.tree_packing`."""
     processes: PositiveInt = 1
     """Learner actors; gradients are summed over them."""
     sharding: Literal["ddp", "fsdp2"] = "ddp"
@@ -232,6 +260,15 @@ class Learner(Strict):
     threads: PositiveInt = 1
     """OpenMP threads of one process on a CPU."""
     lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _packing_has_an_effect(self) -> Learner:
+        if self.packing and self.share_prefixes:
+            raise ValueError(
+                "learner.packing has no effect with learner.share_prefixes, which lays rows out "
+                "itself; drop one of them."
+            )
+        return self
 
     @model_validator(mode="after")
     def _sharding_has_an_effect(self) -> Learner:
@@ -288,19 +325,7 @@ class Pipeline(Strict):
         if len(set(names)) != len(names):
             raise ValueError(f"rewards names repeat: {names}. Sum the weights into one entry.")
         self._refuse_grading_without_effect()
-        if isinstance(self.model, NewModel) and not isinstance(self.task, ArithmeticTask):
-            raise ValueError(
-                'model.type = "new" has a character tokenizer for arithmetic alone; '
-                'use model.type = "pretrained" for other tasks.'
-            )
-        if (
-            self.sft
-            and isinstance(self.sft.traces, GeneratedTraces)
-            and not isinstance(self.task, ArithmeticTask)
-        ):
-            raise ValueError(
-                'sft.traces.type = "generated" needs task.type = "arithmetic"; use rows.'
-            )
+        self._refuse_what_does_not_fit_the_task()
         if isinstance(self.model, NewModel) and self.sft is None:
             raise ValueError('model.type = "new" starts from random weights; add an [sft] section.')
         longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]
@@ -315,6 +340,35 @@ class Pipeline(Strict):
                     f"{self.generator.max_model_len}; raise max_model_len."
                 )
         return self
+
+    def _refuse_what_does_not_fit_the_task(self) -> None:
+        if isinstance(self.model, NewModel) and isinstance(self.task, RowsTask):
+            raise ValueError(
+                'model.type = "new" has a character tokenizer for generated tasks alone; '
+                'use model.type = "pretrained" for rows.'
+            )
+        if isinstance(self.task, CountdownTask) and (
+            copied := {term.name for term in self.rewards} & {"answer", "math", "math_verify"}
+        ):
+            raise ValueError(
+                f"rewards {sorted(copied)} would pay for a copy of the target, which a countdown "
+                'question tells; add [[rewards]] with name = "countdown" or "countdown_answer".'
+            )
+        if self.sft is None or not isinstance(self.sft.traces, GeneratedTraces):
+            return
+        if isinstance(self.task, RowsTask):
+            raise ValueError(
+                'sft.traces.type = "generated" needs task.type = "arithmetic" or "countdown"; '
+                "use rows."
+            )
+        name, instead = ("wrong_order_frac", "wrong_choice_frac")
+        if isinstance(self.task, ArithmeticTask):
+            name, instead = instead, name
+        if rate := getattr(self.sft.traces, name):
+            raise ValueError(
+                f"sft.traces.{name} = {rate:g} has no effect with task.type = "
+                f'"{self.task.type}"; use {instead}, or drop it.'
+            )
 
     def _refuse_grading_without_effect(self) -> None:
         executors = {term.executor for term in self.rewards}

@@ -5,9 +5,10 @@ Every choice names its paper; README maps the papers' names to these settings.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -43,11 +44,9 @@ class Optimizer(Strict):
         return self
 
 
-class Rollouts(Strict):
-    """How completions are sampled while training."""
+class RolloutBase(Strict):
+    """How completions are sampled while training, one by one or as trees."""
 
-    group_size: PositiveInt = 8
-    """Completions per prompt (G)."""
     max_tokens: PositiveInt = 256
     temperature: PositiveFloat = 1.0
     """The learner divides its logits by the same number. No top-p or top-k while training: they
@@ -55,6 +54,74 @@ class Rollouts(Strict):
     max_staleness: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps a rollout may lag behind the learner. 0 is on-policy; 1 overlaps sampling
     with learning. The schedule is fixed, so a run repeats exactly at any value."""
+
+
+class Rollouts(RolloutBase):
+    """Completions of a prompt sampled independently of each other."""
+
+    type: Literal["flat"] = "flat"
+    """May be left out."""
+    group_size: PositiveInt = 8
+    """Completions per prompt (G)."""
+
+
+class TreeRollouts(RolloutBase):
+    """Completions that share prefixes: chains, branched where no reward has a say.
+
+    A group is the tree's leaves, chains * (1 + points * forks) of them. A chain too short for its
+    points branches at those it has; the forks of the others are whole new completions, so that
+    groups keep their size.
+
+    Sources: arXiv:2506.11902 (TreeRL); arXiv:2509.21240 (Tree-GRPO); see `search.branching`.
+    """
+
+    type: Literal["tree"]
+    chains: PositiveInt = 4
+    """Completions sampled from the prompt (M)."""
+    points: PositiveInt = 1
+    """Positions at which each chain branches (T)."""
+    forks: PositiveInt = 3
+    """Continuations sampled at each position, besides the chain's own (N)."""
+    branch: Literal["entropy", "uniform", "step"] = "entropy"
+    """`entropy`: where the next token is least certain. `uniform`: anywhere, one position in each
+    of `points` equal parts. `step`: at the first tokens of lines, evenly."""
+
+    @property
+    def group_size(self) -> int:
+        """Completions per prompt (G)."""
+        return self.chains * (1 + self.points * self.forks)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_size_follows(cls, given: object) -> object:
+        if isinstance(given, Mapping) and "group_size" in given:
+            raise ValueError(
+                'group_size has no effect with type = "tree": it is chains * (1 + points * forks). '
+                'Drop it, or set type = "flat".'
+            )
+        return cast(object, given)
+
+    @model_validator(mode="after")
+    def _points_fit(self) -> TreeRollouts:
+        if self.points > self.max_tokens - 2:
+            raise ValueError(
+                f"points = {self.points} do not fit between the first and the last of max_tokens = "
+                f"{self.max_tokens} tokens; lower points to {self.max_tokens - 2} or less."
+            )
+        return self
+
+
+def _rollout_type(given: object) -> str | None:
+    """The tag of `Train.rollout`, which older files lack."""
+    if isinstance(given, Mapping):
+        return cast("str | None", given.get("type", "flat"))
+    return getattr(given, "type", "flat")
+
+
+AnyRollouts = Annotated[
+    Annotated[Rollouts, Tag("flat")] | Annotated[TreeRollouts, Tag("tree")],
+    Discriminator(_rollout_type),
+]
 
 
 class DynamicSampling(Strict):
@@ -80,6 +147,9 @@ class Advantage(Strict):
 
     baseline: Literal["group_mean", "leave_one_out", "batch_mean"] = "group_mean"
     scale: Literal["none", "group_std", "batch_std"] = "none"
+    tree: Literal["leaf", "tree_grpo", "tree_rl", "vine", "sibling"] = "leaf"
+    """How the outcomes of a rollout tree become advantages; see `grpo.tree_advantage`. `leaf`: each
+    completion by itself, with `baseline` and `scale`. The others have baselines of their own."""
     process_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of process supervision: step scores, normalised over the group, summed over the
     following steps. Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.3. 0 is off."""
@@ -90,6 +160,16 @@ class Advantage(Strict):
     """What step scores are normalised over. `group`: all rollouts of the prompt (DeepSeekMath).
     `outcome`: the prompt's right ones and its wrong ones apart, so that steps rank rollouts of
     one outcome and never trade against it."""
+
+    @model_validator(mode="after")
+    def _baseline_has_an_effect(self) -> Advantage:
+        for name in ("baseline", "scale"):
+            if self.tree != "leaf" and name in self.model_fields_set:
+                raise ValueError(
+                    f'advantage.{name} has no effect with advantage.tree = "{self.tree}", which '
+                    'has its own; drop it, or set tree = "leaf".'
+                )
+        return self
 
     @model_validator(mode="after")
     def _process_settings_have_an_effect(self) -> Advantage:
@@ -220,7 +300,7 @@ class Train(Strict):
     prompts_per_step: PositiveInt = 32
     updates_per_step: PositiveInt = 1
     """Optimizer updates one step's rollouts are split into."""
-    rollout: Rollouts = Rollouts()
+    rollout: AnyRollouts = Rollouts()
     advantage: Advantage = Advantage()
     loss: Loss = GrpoLoss()
     correction: Correction = TruncatedWeights()

@@ -7,17 +7,25 @@ learner must never share it.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from cotree.grpo import config
+from cotree.grpo.engine_sampling import (
+    ENTROPY_TOKENS,
+    Sampling,
+    VllmObject,
+    drawn,
+    sampling_params,
+    stop_ids,
+)
+from cotree.grpo.engine_trees import Drawn, Piece, RequestSamples
 from cotree.grpo.types import Completion, SampleRequest
 from cotree.grpo.weights import Canary, SyncProof, WeightSyncError, WeightUpdate, prove
 from cotree.search.segments import token_ends
@@ -25,42 +33,17 @@ from cotree.search.segments import token_ends
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 
-VllmObject: TypeAlias = Any
-"""vLLM and the tokenizers it returns are untyped."""
-
-_LOWEST_TEMPERATURE = 0.01
-"""vLLM silently raises smaller positive temperatures to this one."""
+__all__ = [
+    "Generator",
+    "Sampling",
+    "StaleGeneratorError",
+    "engine_environment",
+    "engine_options",
+]
 
 
 class StaleGeneratorError(RuntimeError):
     """The generator holds older weights than the caller is willing to sample from."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn."""
-
-    max_tokens: int
-    """Completion length limit, in tokens."""
-    temperature: float
-    """Logits are divided by it; 0 is greedy."""
-    top_p: float = 1.0
-    """Probability mass of the most likely tokens that may be drawn."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a completion, which contains them: tokens are the truth, text is derived."""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens = {self.max_tokens} must be 1 or more.")
-        if not (self.temperature == 0 or _LOWEST_TEMPERATURE <= self.temperature < math.inf):
-            raise ValueError(
-                f"temperature = {self.temperature} must be 0 (greedy) or at least "
-                f"{_LOWEST_TEMPERATURE}; the engine would change smaller ones silently."
-            )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p} must lie in (0, 1].")
-        if not all(self.stop):
-            raise ValueError(f"stop = {self.stop!r} has an empty text, which every completion has.")
 
 
 def engine_environment(*, threads: int, cuda: bool) -> dict[str, str]:
@@ -143,7 +126,9 @@ class Generator:
         )
         self._tokenizer: VllmObject = self._llm.get_tokenizer()
         self._pieces: dict[int, str] = {}
-        self._stop_ids = _stop_ids(model_path, self._tokenizer, revision)
+        self._stop_ids = stop_ids(model_path, self._tokenizer, revision)
+        vocab_size: int = self._llm.llm_engine.model_config.get_vocab_size()
+        self._num_entropy_tokens = min(ENTROPY_TOKENS, vocab_size)
         self._version: int | None = 0
         self._newest = 0
         self._stats = {"tokens": 0.0, "seconds": 0.0, "prompt_tokens": 0.0, "cached_tokens": 0.0}
@@ -153,19 +138,24 @@ class Generator:
     ) -> list[tuple[Completion, ...]]:
         """Samples one completion per seed of each request, in the order given.
 
-        A completion depends on the weights, its prompt, `sampling` and its seed alone: with one
-        OpenMP thread it is the same bit for bit whatever else is in the batch or the cache.
+        A completion depends on the weights, its prompt, `sampling` and its seed alone, that of a
+        tree also on its plan and the seed of its chain: with one OpenMP thread it is the same bit
+        for bit whatever else is in the batch or the cache.
 
         Raises:
             StaleGeneratorError: the weights are older than `min_version`, or unproven.
-            ValueError: a prompt is empty or leaves no room for `max_tokens`; a seed is negative.
+            ValueError: a prompt is empty or leaves no room for `max_tokens`; a seed is negative;
+                a tree has another number of seeds than leaves, or cannot be sampled like this.
         """
+        if any(request.tree for request in requests):
+            found = dict(self.stream(requests, sampling, min_version=min_version))
+            return [found[index] for index in range(len(requests))]
         self._check(requests, sampling, min_version)
         started = time.perf_counter()
         prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests for _ in r.seeds]
         params = [self._params(sampling, seed) for r in requests for seed in r.seeds]
         outputs = self._llm.generate(prompts, params, use_tqdm=False) if prompts else []
-        completions = iter([self._completion(output) for output in outputs])
+        completions = iter([self._completion(self._drawn(output)) for output in outputs])
         groups = [tuple(islice(completions, len(request.seeds))) for request in requests]
         assert sum(map(len, groups)) == len(outputs), "the engine answered another number"
         self._stats["seconds"] += time.perf_counter() - started
@@ -176,32 +166,44 @@ class Generator:
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """As `sample`, but yields (index of a request, its completions) as requests finish.
 
-        All requests are in the engine at once, so a long completion keeps no other one waiting.
-        Leaving the iterator early takes those that are under way out of the engine.
+        All requests are in the engine at once, so a long completion keeps no other one waiting;
+        a fork joins them as soon as its chain is there. Leaving the iterator early takes those
+        that are under way out of the engine.
 
         Raises:
             StaleGeneratorError, ValueError: as `sample`, before anything is sampled.
         """
         self._check(requests, sampling, min_version)
         started, engine = time.perf_counter(), self._llm.llm_engine
-        waiting: dict[str, tuple[int, int]] = {}  # request id -> (request, sample)
-        done: list[dict[int, Completion]] = [{} for _ in requests]
+        waiting: dict[str, tuple[int, Piece]] = {}  # by request id, with the index of the request
+        samples = {
+            index: RequestSamples(
+                request, max_tokens=sampling.max_tokens, complete=self._completion
+            )
+            for index, request in enumerate(requests)
+        }
+
+        def add(index: int, pieces: Sequence[Piece]) -> None:
+            for piece in pieces:
+                name = f"{index}/{piece.leaf}"
+                prompt = {"prompt_token_ids": list(piece.prompt_ids)}
+                shorter = replace(sampling, max_tokens=piece.max_tokens)
+                params = self._params(shorter, piece.seed, with_entropies=piece.with_entropies)
+                engine.add_request(name, prompt, params)
+                waiting[name] = (index, piece)
+
         try:
-            for index, request in enumerate(requests):
-                prompt = {"prompt_token_ids": list(request.prompt_ids)}
-                for sample, seed in enumerate(request.seeds):
-                    params = self._params(sampling, seed)
-                    engine.add_request(f"{index}/{sample}", prompt, params)
-                    waiting[f"{index}/{sample}"] = (index, sample)
+            for index in samples:
+                add(index, samples[index].first())
             while waiting:
                 for output in engine.step():
                     if not output.finished:
                         continue
-                    index, sample = waiting.pop(output.request_id)
-                    done[index][sample] = self._completion(output)
-                    if len(done[index]) == len(requests[index].seeds):
-                        yield index, tuple(done[index][i] for i in range(len(done[index])))
-                        done[index] = {}
+                    index, piece = waiting.pop(output.request_id)
+                    found = self._drawn(output, with_entropies=piece.with_entropies)
+                    add(index, samples[index].take(piece.leaf, found))
+                    if samples[index].is_whole:
+                        yield index, samples.pop(index).leaves
         finally:
             engine.abort_request(list(waiting))
             self._stats["seconds"] += time.perf_counter() - started
@@ -285,49 +287,42 @@ class Generator:
         if any(seed < 0 for seed in request.seeds):
             # vLLM reads -1 as "no seed".
             raise ValueError(f"problem {request.problem.id!r}: seeds must be 0 or more.")
+        if request.tree is None:
+            return
+        if len(request.seeds) != request.tree.num_leaves:
+            raise ValueError(
+                f"problem {request.problem.id!r}: its tree has {request.tree.num_leaves} leaves, "
+                f"but {len(request.seeds)} seeds are given. Give one for each leaf."
+            )
+        if sampling.temperature == 0 or sampling.stop:
+            raise ValueError(
+                "a tree needs temperature > 0 (greedy forks are all the same) and no stop texts "
+                "(one that begins before a fork would not be seen); sample alone instead."
+            )
 
-    def _params(self, sampling: Sampling, seed: int) -> VllmObject:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=seed,
+    def _params(self, sampling: Sampling, seed: int, *, with_entropies: bool = False) -> VllmObject:
+        return sampling_params(
+            sampling,
+            seed,
             stop_token_ids=self._stop_ids,
-            stop=list(sampling.stop),
-            logprobs=0,  # the sampled token's alone
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            detokenize=bool(sampling.stop),  # vLLM looks for stop texts in its own text
+            num_entropy_tokens=self._num_entropy_tokens if with_entropies else 0,
         )
 
-    def _completion(self, output: VllmObject) -> Completion:
-        (answer,) = output.outputs
-        token_ids = tuple(answer.token_ids)
-        logprobs = tuple(float(value) for value in answer.logprobs.logprobs)
-        if answer.finish_reason not in ("stop", "length"):
-            raise RuntimeError(
-                f"the engine ended a completion with {answer.finish_reason!r}; expected 'stop' or "
-                "'length'. The request was aborted inside vLLM."
-            )
-        if tuple(answer.logprobs.token_ids) != token_ids or not all(map(math.isfinite, logprobs)):
-            raise RuntimeError(
-                "the engine returned log-probabilities that are not one finite number for each "
-                f"sampled token: {len(token_ids)} tokens, {len(logprobs)} values."
-            )
-        self._stats["tokens"] += len(token_ids)
+    def _drawn(self, output: VllmObject, *, with_entropies: bool = False) -> Drawn:
+        found = drawn(output, with_entropies=with_entropies)
+        self._stats["tokens"] += len(found.token_ids)
         self._stats["prompt_tokens"] += len(output.prompt_token_ids)
         self._stats["cached_tokens"] += output.num_cached_tokens or 0
-        ends = token_ends(token_ids, self._decode)
+        return found
+
+    def _completion(self, drawn: Drawn) -> Completion:
         assert self._version is not None
         return Completion(
-            token_ids=token_ids,
-            logprobs=logprobs,
-            text=self._decode(list(token_ids)),
-            token_ends=ends,
-            stop_reason=answer.finish_reason,
+            token_ids=drawn.token_ids,
+            logprobs=drawn.logprobs,
+            text=self._decode(list(drawn.token_ids)),
+            token_ends=token_ends(drawn.token_ids, self._decode),
+            stop_reason=drawn.stop_reason,
             policy_version=self._version,
         )
 
@@ -358,21 +353,3 @@ class Generator:
     def _on_worker(self, method: str, *args: object) -> VllmObject:
         (answer,) = self._llm.collective_rpc(method, args=args)
         return answer
-
-
-def _stop_ids(model_path: str, tokenizer: VllmObject, revision: str | None) -> list[int]:
-    """End-of-sequence tokens of the tokenizer and of the checkpoint's generation_config.json."""
-    from vllm.transformers_utils.config import try_get_generation_config
-
-    found = {tokenizer.eos_token_id}
-    generation = try_get_generation_config(model_path, trust_remote_code=False, revision=revision)
-    if generation is not None:
-        eos: int | list[int] | None = generation.eos_token_id
-        found.update(eos if isinstance(eos, list) else [eos])
-    found.discard(None)
-    if not found:
-        raise ValueError(
-            f"{model_path} names no end-of-sequence token, so no completion could end. Set "
-            "eos_token in its tokenizer_config.json."
-        )
-    return sorted(found)

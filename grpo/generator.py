@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cotree.grpo import config
 from cotree.grpo.engine import Generator, Sampling, StaleGeneratorError, engine_environment
+from cotree.grpo.engine_exchange import ExchangingGenerator
 from cotree.grpo.types import Completion, SampleRequest
 from cotree.grpo.weights import Canary, SyncProof
 
@@ -134,7 +135,7 @@ class GeneratorGroup:
         """
         environment = engine_environment(threads=generator.threads, cuda=num_gpus > 0)
         # No automatic restart: a new process would silently serve the starting weights.
-        actor = ray.remote(Generator).options(
+        actor = ray.remote(ExchangingGenerator).options(
             num_cpus=generator.threads,
             num_gpus=num_gpus,
             max_restarts=0,
@@ -210,6 +211,10 @@ class GeneratorGroup:
             index = indices[replica][position]
             del left[replica][index]
             yield index, completions
+
+    def call(self, replica: int, method: str, *args: object, **options: object) -> RayHandle:
+        """Queues a call of one replica's method; `get` has its result."""
+        return getattr(self._actors[replica], method).remote(*args, **options)
 
     def load_weights(self, update_ref: ray.ObjectRef[Any], canary: Canary) -> list[SyncProof]:
         """Moves every replica to new weights behind the work queued so far, and waits.

@@ -36,6 +36,7 @@ from cotree.grpo.trainable import (
     trainable_model,
     use_deterministic_kernels,
 )
+from cotree.grpo.tree_packing import pack_trees
 from cotree.grpo.types import Batch, Stats
 from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
 from cotree.grpo.weights import WeightUpdate, make_update
@@ -63,7 +64,11 @@ class Learner:
         )
         self._model = trainable_model(spec)
         self._model.to(self._accelerator.device)
-        check_policy(self._model, packing=spec.learner.packing)
+        check_policy(
+            self._model,
+            packing=spec.learner.packing,
+            share_prefixes=spec.learner.share_prefixes,
+        )
         policy = Policy(self._model, packing=spec.learner.packing)
         self._policy = wrap(policy, self._accelerator, spec.learner.sharding)
         self._reference = self._reference_policy()
@@ -120,11 +125,11 @@ class Learner:
             )
         plan: list[list[Batch]] = []
         for part in parts:
+            limit = self._spec.learner.micro_batch_tokens
+            # After the minibatches were cut, which are the same with and without.
+            rows = pack_trees(part, max_tokens=limit) if self._spec.learner.share_prefixes else part
             shares = [
-                micro_batches(
-                    shard(part, rank=rank, world_size=self._world_size),
-                    max_tokens=self._spec.learner.micro_batch_tokens,
-                )
+                micro_batches(shard(rows, rank=rank, world_size=self._world_size), max_tokens=limit)
                 for rank in range(self._world_size)
             ]
             count = max(len(share) for share in shares)

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cotree.grpo.config_algorithm import Train
+from cotree.grpo.config_algorithm import GspoLoss, SequenceMask, Train
 from cotree.grpo.loss import policy_loss
+from cotree.grpo.tree_packing import TreeBatch
 from cotree.grpo.types import Batch
 
 Objective = Literal["sft"] | Train
@@ -27,7 +28,8 @@ def micro_batch_loss(
 
         loss = (per_token * batch.weights).sum()
 
-    with per_token = -logprobs for "sft", else `grpo.loss.policy_loss`.
+    with per_token = -logprobs for "sft", else `grpo.loss.policy_loss`. Of a `TreeBatch` it is the
+    loss of the rows that were packed into it; see `grpo.tree_packing`.
 
     Args:
         objective: what is minimised.
@@ -39,9 +41,20 @@ def micro_batch_loss(
 
     Returns:
         Scalar loss and diagnostics [B, S], empty for "sft".
+
+    Raises:
+        ValueError: a `TreeBatch` meets a loss or correction that depends on whole rows.
     """
     if objective == "sft":
         return -(logprobs * batch.weights).sum(), {}
+    if isinstance(batch, TreeBatch):
+        return _tree_loss(
+            objective,
+            batch,
+            logprobs=logprobs,
+            old_logprobs=logprobs.detach() if old_logprobs is None else old_logprobs,
+            ref_logprobs=ref_logprobs,
+        )
     per_token, diagnostics = policy_loss(
         objective.loss,
         objective.correction,
@@ -54,6 +67,50 @@ def micro_batch_loss(
         mask=batch.mask,
     )
     return (per_token * batch.weights).sum(), diagnostics
+
+
+def _tree_loss(
+    train: Train,
+    batch: TreeBatch,
+    *,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of the packed rows, and diagnostics that are means over a token's rows.
+
+    The surrogate at advantage +1, -1 and 0 is weighed by P, M and the sum of weights; the last
+    call brings the divergence penalty alone.
+    """
+    if isinstance(train.loss, GspoLoss) or isinstance(train.correction, SequenceMask):
+        raise ValueError(
+            f'loss.type = "{train.loss.type}" with correction.type = "{train.correction.type}" '
+            "depends on whole rollouts, so tokens that rollouts share have no loss of their own. "
+            "Set learner.share_prefixes = false."
+        )
+    rows = batch.num_rows.clamp(min=1)
+    parts = {
+        1.0: (batch.positive, batch.num_positive),
+        -1.0: (batch.negative, batch.num_negative),
+        0.0: (batch.weights, batch.num_rows - batch.num_positive - batch.num_negative),
+    }
+    loss, clipped = logprobs.new_zeros(()), torch.zeros_like(logprobs)
+    diagnostics: dict[str, Tensor] = {}
+    for sign, (mass, count) in parts.items():
+        per_token, diagnostics = policy_loss(
+            train.loss,
+            train.correction,
+            None if sign else train.kl,
+            logprobs=logprobs,
+            old_logprobs=old_logprobs,
+            behavior_logprobs=batch.behavior_logprobs,
+            ref_logprobs=None if sign else ref_logprobs,
+            advantages=torch.full_like(logprobs, sign),
+            mask=batch.mask,
+        )
+        loss = loss + (per_token * mass).sum()
+        clipped = clipped + diagnostics["clipped"] * count / rows
+    return loss, diagnostics | {"clipped": clipped}
 
 
 _SUMS = ("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl")
@@ -70,21 +127,29 @@ class StepStatistics:
         self._has_kl = False
 
     def add(self, batch: Batch, entropy: Tensor, diagnostics: dict[str, Tensor]) -> None:
-        """Takes in a micro-batch: [B, S] entropy and the diagnostics of `micro_batch_loss`."""
-        self._sums["tokens"] += float(batch.mask.sum())
-        self._sums["entropy"] += _total(entropy)
+        """Takes in a micro-batch: [B, S] entropy and the diagnostics of `micro_batch_loss`.
+
+        A token that stands for several rows counts once for each.
+        """
+        copies = batch.num_rows if isinstance(batch, TreeBatch) else batch.mask
+
+        def total(values: Tensor) -> float:
+            return float((values.detach().double() * copies).sum())
+
+        self._sums["tokens"] += float(copies.sum())
+        self._sums["entropy"] += total(entropy)
         if not diagnostics:
             return
         mismatch = diagnostics["mismatch"].double()  # old - behavior, samples from behavior
         self._is_policy = True
-        self._sums["clipped"] += _total(diagnostics["clipped"])
-        self._sums["weight"] += _total(diagnostics["correction_weight"])
-        self._sums["abs_mismatch"] += _total(mismatch.abs())
-        self._sums["k1"] += _total(-mismatch)
-        self._sums["k3"] += _total(mismatch.expm1() - mismatch)
+        self._sums["clipped"] += total(diagnostics["clipped"])
+        self._sums["weight"] += total(diagnostics["correction_weight"])
+        self._sums["abs_mismatch"] += total(mismatch.abs())
+        self._sums["k1"] += total(-mismatch)
+        self._sums["k3"] += total(mismatch.expm1() - mismatch)
         if "kl" in diagnostics:
             self._has_kl = True
-            self._sums["kl"] += _total(diagnostics["kl"])
+            self._sums["kl"] += total(diagnostics["kl"])
         if batch.mask.any():
             maxima = {"ratio": diagnostics["ratio"], "abs_mismatch": mismatch.abs()}
             for name, value in maxima.items():
@@ -115,8 +180,3 @@ class StepStatistics:
         if self._has_kl:
             stats["kl_ref_nats"] = total["kl"] / tokens
         return stats
-
-
-def _total(values: Tensor) -> float:
-    """The sum in float64; diagnostics are zero outside the mask."""
-    return float(values.detach().double().sum())

@@ -14,6 +14,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cotree.grpo.collate import tensors_of
+from cotree.grpo.tree_packing import TreeBatch, pack_trees
 from cotree.grpo.types import Batch
 from cotree.kernels.token_logprobs import token_logprobs
 
@@ -36,6 +38,8 @@ def policy_logprobs(
     That mask is dense, so attention costs the square of the packed row: measured on a CPU, with
     rows of 84 tokens in micro-batches of 8192, a step takes 8 times as long as with padding. It
     pays where lengths differ much and micro-batches are small.
+    In a `TreeBatch` a token is predicted by the one before it in the tree and sees its ancestors
+    only, at positions counted along its own branch. Each tree has a dense mask of its own.
 
     Args:
         model: on the batch's device. Carries the gradient.
@@ -45,15 +49,18 @@ def policy_logprobs(
         packing: the layout; the result is the same.
 
     Returns:
-        [B, S] float32 log-probabilities and [B, S] float32 entropy, both in nats and zero
-        outside `mask`.
+        [B, S] log-probabilities and [B, S] entropy, both in nats and zero outside `mask`; float32,
+        or float64 of a float64 model.
     """
     if bool(batch.mask[:, 0].any()):
         raise ValueError("batch.mask is True at position 0, which has no prediction; prompt it.")
     network = _network(model)
-    hidden = _packed_hidden(network, batch) if packing else _padded_hidden(network, batch)
     rows, columns = torch.nonzero(batch.mask, as_tuple=True)
-    hidden_ND = hidden(rows, columns - 1)
+    if isinstance(batch, TreeBatch):
+        hidden_ND = _tree_hidden(network, batch)(rows, batch.parents[rows, columns])
+    else:
+        hidden = _packed_hidden(network, batch) if packing else _padded_hidden(network, batch)
+        hidden_ND = hidden(rows, columns - 1)
     if torch.is_autocast_enabled(hidden_ND.device.type):
         # What autocast does to the head's matrix product in the model's own forward.
         hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
@@ -67,7 +74,7 @@ def policy_logprobs(
         chunk_tokens=max(1, CHUNK_LOGITS // head.weight.shape[0]),
         logit_scale=_logit_scale(network.config),
     )
-    empty = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden_ND.device)
+    empty = torch.zeros(batch.mask.shape, dtype=logprobs_N.dtype, device=hidden_ND.device)
     return (
         empty.index_put((rows, columns), logprobs_N),
         empty.index_put((rows, columns), entropy_N),
@@ -100,7 +107,7 @@ class _Hidden:
 
 def _padded_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
     num_rows, width = batch.token_ids.shape
-    states = _trunk(network, batch.token_ids, None)
+    states = _trunk(network, batch.token_ids)
     starts = torch.arange(num_rows, device=batch.token_ids.device) * width
     return _Hidden(states.flatten(0, 1), starts)
 
@@ -109,14 +116,36 @@ def _packed_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
     columns = torch.arange(batch.token_ids.shape[1], device=batch.token_ids.device)
     real = columns < batch.lengths[:, None]
     position_ids = columns.expand_as(real)[real]
-    states = _trunk(network, batch.token_ids[real][None], position_ids[None])
+    states = _trunk(network, batch.token_ids[real][None], position_ids=position_ids[None])
     return _Hidden(states[0], batch.lengths.cumsum(0) - batch.lengths)
 
 
-def _trunk(network: PreTrainedModel, token_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+def _tree_hidden(network: PreTrainedModel, batch: TreeBatch) -> _Hidden:
+    visible_RLL = batch.visible()
+    states = _trunk(
+        network,
+        batch.token_ids,
+        position_ids=visible_RLL.sum(-1) - 1,
+        attention_mask=visible_RLL[:, None],
+    )
+    num_rows, width = batch.token_ids.shape
+    starts = torch.arange(num_rows, device=batch.token_ids.device) * width
+    return _Hidden(states.flatten(0, 1), starts)
+
+
+def _trunk(
+    network: PreTrainedModel,
+    token_ids: Tensor,
+    *,
+    position_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
     decoder = cast(nn.Module, network.get_decoder())
     output = decoder(
-        input_ids=token_ids, attention_mask=None, position_ids=position_ids, use_cache=False
+        input_ids=token_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        use_cache=False,
     )
     return cast(Tensor, output.last_hidden_state)
 
@@ -142,51 +171,79 @@ def _logit_scale(config: Any) -> float:  # noqa: ANN401 (every architecture has 
 
 
 @torch.no_grad()
-def check_policy(model: PreTrainedModel | PeftModel, *, packing: bool) -> None:
+def check_policy(
+    model: PreTrainedModel | PeftModel, *, packing: bool, share_prefixes: bool
+) -> None:
     """Compares our log-probabilities with the model's own on two short rows, once, at start.
 
     It catches an architecture that does something to its logits which `policy_logprobs` does not
-    know, dropout that is still on, and with `packing` a model whose layers leak between rows.
+    know, dropout that is still on, with `packing` a model whose layers leak between rows, and
+    with `share_prefixes` one whose layers leak between the branches of a tree.
 
     Raises:
-        ValueError: they differ by more than `AGREEMENT_NATS`.
+        ValueError: they differ by more than `AGREEMENT_NATS`, or prefixes are to be shared under
+            attention with a window, which the short rows do not reach.
     """
     network = _network(model)
     device = next(network.parameters()).device
     size = min(int(network.config.get_text_config().vocab_size), 1 << 15)
-    ids = (torch.arange(22, device=device).reshape(2, 11) * 7 + 3) % size
-    lengths = torch.tensor([11, 6], device=device)
-    columns = torch.arange(11, device=device)
+    ids = (torch.arange(22).reshape(2, 11) * 7 + 3) % size
+    ids[1, :4] = ids[0, :4]
+    lengths = torch.tensor([11, 6])
+    columns = torch.arange(11)
     mask = (columns > 0) & (columns < lengths[:, None])
-    zeros = torch.zeros(mask.shape, device=device)
+    zeros = torch.zeros(mask.shape)
     batch = Batch(ids * (columns < lengths[:, None]), lengths, mask, zeros, zeros, zeros, 15)
+    if share_prefixes:
+        _refuse_windows(network.config.get_text_config())
+        batch = pack_trees(batch, max_tokens=22)
+    batch = to_device(batch, device)
     ours, _ = policy_logprobs(model, batch, temperature=1.0, packing=packing)
     gap = 0.0
-    for row, length in enumerate(lengths.tolist()):
-        logits = network(input_ids=ids[row : row + 1, :length], use_cache=False).logits[0]
+    for row, path in _branches(batch):
+        branch = batch.token_ids[row, path]
+        logits = network(input_ids=branch[None], use_cache=False).logits[0]
         full = torch.log_softmax(logits.float(), dim=-1)
-        theirs = full[:-1].gather(1, ids[row, 1:length, None])[:, 0]
-        gap = max(gap, float((theirs - ours[row, 1:length]).abs().max()))
+        theirs = full[:-1].gather(1, branch[1:, None])[:, 0]
+        gap = max(gap, float((theirs - ours[row, path[1:]]).abs().max()))
     if not gap <= AGREEMENT_NATS:
+        layout = "packing" if packing else "share_prefixes" if share_prefixes else None
         raise ValueError(
             f"log-probabilities of {network.config.model_type} differ from the model's own by "
             f"{gap:.3g} nats (limit {AGREEMENT_NATS}); "
             + (
-                "set learner.packing = false, or use another architecture."
-                if packing
+                f"set learner.{layout} = false, or use another architecture."
+                if layout
                 else "this architecture changes its logits in a way that is not supported."
             )
         )
 
 
+def _branches(batch: Batch) -> list[tuple[int, Tensor]]:
+    """Every row, or every branch of every tree: its row and the columns of its tokens."""
+    if not isinstance(batch, TreeBatch):
+        device = batch.lengths.device
+        return [
+            (row, torch.arange(length, device=device))
+            for row, length in enumerate(batch.lengths.tolist())
+        ]
+    visible_RLL = batch.visible()
+    own = torch.arange(batch.token_ids.shape[1], device=batch.lengths.device)
+    leaves = (batch.subtree_ends == own + 1) & (own < batch.lengths[:, None])
+    return [(row, own[visible_RLL[row, leaf]]) for row, leaf in leaves.nonzero().tolist()]
+
+
+def _refuse_windows(config: Any) -> None:  # noqa: ANN401 (every architecture has its own class)
+    """A tree's mask is one for all layers, and knows no distances."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None)
+    if window is not None or kinds != {"full_attention"}:
+        raise ValueError(
+            f"{config.model_type} has layers of kind {sorted(kinds)}, sliding_window = {window}; "
+            "learner.share_prefixes needs full attention in every layer. Set it to false."
+        )
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
-    return replace(
-        batch,
-        token_ids=batch.token_ids.to(device),
-        lengths=batch.lengths.to(device),
-        mask=batch.mask.to(device),
-        behavior_logprobs=batch.behavior_logprobs.to(device),
-        advantages=batch.advantages.to(device),
-        weights=batch.weights.to(device),
-    )
+    return replace(batch, **{name: tensor.to(device) for name, tensor in tensors_of(batch).items()})

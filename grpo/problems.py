@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from cotree.grpo.arithmetic import ALPHABET, Split, questions, worked_solution
-from cotree.grpo.config import GeneratedTraces, Pipeline, Prompt, RowsTask, RowTraces
+from cotree.grpo import arithmetic, countdown
+from cotree.grpo.arithmetic import Split
+from cotree.grpo.config import (
+    ArithmeticTask,
+    CountdownTask,
+    GeneratedTraces,
+    Pipeline,
+    Prompt,
+    RowsTask,
+    RowTraces,
+)
 from cotree.grpo.rows import load_rows
 from cotree.grpo.seeds import derive
 from cotree.rewards.types import Problem
-
-__all__ = ["ALPHABET", "PromptOrder", "load_problems", "render_prompt", "sft_rows"]
 
 Render = Callable[[str], str]
 """From a question to the text the policy sees."""
@@ -50,18 +57,20 @@ def load_problems(pipeline: Pipeline, split: Split, render: Render) -> list[Prob
 
     Args:
         pipeline: names the task.
-        split: which problems; the arithmetic task's splits never overlap.
+        split: which problems; the splits of a generated task never overlap.
         render: from a question to the prompt; see `render_prompt`.
 
     Raises:
-        ValueError: there are fewer expressions than asked for, or the rows are not usable; the
-            message has the file and the row's number.
+        ValueError: there are fewer generated problems than asked for, or the rows are not usable;
+            the message has the file and the row's number.
         FileNotFoundError: there is no such file.
     """
     task = pipeline.task
     if isinstance(task, RowsTask):
         return _row_problems(task, split, render)
     count = task.num_train if split == "train" else task.num_test
+    if isinstance(task, CountdownTask):
+        return _countdown_problems(task, split, count, render)
     return [
         Problem(
             id=f"arithmetic/{split}/{index}",
@@ -70,8 +79,16 @@ def load_problems(pipeline: Pipeline, split: Split, render: Render) -> list[Prob
             task="arithmetic",
             question=question.text,
         )
-        for index, question in enumerate(questions(task, split, count=count))
+        for index, question in enumerate(arithmetic.questions(task, split, count=count))
     ]
+
+
+def task_alphabet(task: ArithmeticTask | CountdownTask) -> tuple[str, ...]:
+    """Tokens of a character tokenizer that spells the task's questions and worked solutions.
+
+    Their order decides the vocabulary, and with it what a seed makes of a new model.
+    """
+    return countdown.ALPHABET if isinstance(task, CountdownTask) else arithmetic.ALPHABET
 
 
 def sft_rows(pipeline: Pipeline, render: Render) -> list[tuple[str, str]]:
@@ -95,7 +112,7 @@ def sft_rows(pipeline: Pipeline, render: Render) -> list[tuple[str, str]]:
     assert isinstance(traces, GeneratedTraces), traces
     assert not isinstance(task, RowsTask), "Pipeline refuses generated traces for other tasks"
     return [
-        (problem.prompt, _trace(pipeline.seed, problem, traces, largest=task.largest))
+        (problem.prompt, _trace(pipeline.seed, problem, traces, task))
         for problem in load_problems(pipeline, "train", render)
     ]
 
@@ -130,9 +147,31 @@ class PromptOrder:
         return self._permutation[offset]
 
 
-def _trace(seed: int, problem: Problem, traces: GeneratedTraces, *, largest: int) -> str:
+def _trace(
+    seed: int, problem: Problem, traces: GeneratedTraces, task: ArithmeticTask | CountdownTask
+) -> str:
     rng = random.Random(derive(seed, "trace", problem.id))
-    return worked_solution(problem.question, traces, largest=largest, rng=rng)
+    teacher = countdown if isinstance(task, CountdownTask) else arithmetic
+    return teacher.worked_solution(problem.question, traces, largest=task.largest, rng=rng)
+
+
+def _countdown_problems(
+    task: CountdownTask, split: Split, count: int, render: Render
+) -> list[Problem]:
+    problems: list[Problem] = []
+    for index, game in enumerate(countdown.task_games(task, split, count=count)):
+        question = countdown.question_text(game.numbers, game.target)
+        problems.append(
+            Problem(
+                id=f"countdown/{split}/{index}",
+                prompt=render(question),
+                reference=str(game.target),
+                task="countdown",
+                question=question,
+                columns={"numbers": sorted(game.numbers), "target": game.target},
+            )
+        )
+    return problems
 
 
 def _row_problems(task: RowsTask, split: Split, render: Render) -> list[Problem]:

@@ -4,13 +4,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cotree.grpo.config_algorithm import Train
+from cotree.grpo.config_algorithm import Train, TreeRollouts
 from cotree.grpo.generator import GeneratorGroup, PendingSamples, Sampling
 from cotree.grpo.grader import GraderGroup
 from cotree.grpo.phases import Phases
 from cotree.grpo.problems import PromptOrder
 from cotree.grpo.seeds import derive
-from cotree.grpo.types import Group, Problem, PromptTokens, SampleRequest
+from cotree.grpo.types import Group, Problem, PromptTokens, SampleRequest, TreePlan
 
 
 @dataclass(slots=True)
@@ -91,11 +91,15 @@ class RolloutSource:
         return _InFlight(requests, pending)
 
     def _request(self, problem: Problem, step: int, position: int) -> SampleRequest:
-        seeds = (
+        rollout = self._train.rollout
+        seeds = tuple(
             derive(self._seed, "train", step, position, problem.id, sample)
-            for sample in range(self._train.rollout.group_size)
+            for sample in range(rollout.group_size)
         )
-        return SampleRequest(problem, self._encode(problem.prompt), tuple(seeds))
+        tree = None
+        if isinstance(rollout, TreeRollouts):
+            tree = TreePlan(rollout.chains, rollout.points, rollout.forks, rollout.branch)
+        return SampleRequest(problem, self._encode(problem.prompt), seeds, tree)
 
     def _graded(self, flight: _InFlight) -> list[Group]:
         if flight.groups is not None:

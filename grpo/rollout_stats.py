@@ -12,10 +12,11 @@ from cotree.rewards.types import Reward, Status, Verdict
 def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
     """Rewards, accuracy, lengths, statuses and step verdicts over a step's graded rollouts.
 
-    Rollouts that could not be graded are left out of every mean, and counted elsewhere; accuracy
-    also leaves out those to which the first term does not apply. `does_not_apply/TERM_frac` and
-    `error_value/TERM_frac` are there when a term returned `None`, or failed and was given its
-    `error_value`, for some.
+    `sampling/generated_tokens` counts all tokens that were drawn, each once whatever shares it;
+    `sampling/leaves_per_prompt` counts completions. Rollouts that could not be graded are left out
+    of every other mean, and counted elsewhere; accuracy also leaves out those to which the first
+    term does not apply. `does_not_apply/TERM_frac` and `error_value/TERM_frac` are there when a
+    term returned `None`, or failed and was given its `error_value`, for some.
     """
     completions = [rollout.completion for group in groups for rollout in group.rollouts]
     rewards = [
@@ -24,8 +25,12 @@ def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
         for rollout in group.rollouts
         if isinstance(rollout.reward, Reward)
     ]
+    sampling = {
+        "sampling/generated_tokens": float(sum(map(generated_tokens, groups))),
+        "sampling/leaves_per_prompt": len(completions) / max(1, len(groups)),
+    }
     if not rewards:
-        return {}
+        return sampling
     judged = [reward for reward in rewards if first_term in reward.breakdown]
     stats = {
         "reward/mean": fmean(reward.value for reward in rewards),
@@ -37,7 +42,20 @@ def rollout_stats(groups: Sequence[Group], *, first_term: str) -> Stats:
     if judged:
         correct = [is_correct(reward, first_term=first_term) for reward in judged]
         stats["accuracy"] = fmean(correct)
-    return {**stats, **_term_means(rewards), **_verdict_shares(rewards)}
+    return {**sampling, **stats, **_term_means(rewards), **_verdict_shares(rewards)}
+
+
+def generated_tokens(group: Group) -> int:
+    """Tokens drawn for a group; those of a tree's node count once, however many leaves share it."""
+    lengths: dict[int, int] = {}
+    alone = 0
+    for rollout in group.rollouts:
+        start = 0
+        for node, end in rollout.completion.segments:
+            lengths[node] = end - start
+            start = end
+        alone += len(rollout.completion.token_ids) - start
+    return alone + sum(lengths.values())
 
 
 def _share(rewards: Sequence[Reward], status: Status) -> float:

@@ -16,10 +16,10 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from cotree.grpo.collate import token_weights
-from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.config import NewModel, Pipeline, RowsTask
 from cotree.grpo.learner import LearnerGroup, LearnerSpec
 from cotree.grpo.models import create_model, encode_checked
-from cotree.grpo.problems import ALPHABET, PromptOrder, render_prompt, sft_rows
+from cotree.grpo.problems import PromptOrder, render_prompt, sft_rows, task_alphabet
 from cotree.grpo.seeds import derive
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 from cotree.grpo.types import Batch, Stats
@@ -101,12 +101,14 @@ def base_model(pipeline: Pipeline) -> tuple[str, str | None]:
     """
     if not isinstance(pipeline.model, NewModel):
         return pipeline.model.path, pipeline.model.revision
+    assert not isinstance(pipeline.task, RowsTask), "Pipeline refuses new models for rows"
     folder = Path(pipeline.output_dir) / "base"
     if not folder.is_dir():
         partial = folder.with_name(".partial_base")
         shutil.rmtree(partial, ignore_errors=True)
         seed = derive(pipeline.seed, "model")
-        create_model(pipeline.model, partial, alphabet=ALPHABET, seed=seed)
+        alphabet = task_alphabet(pipeline.task)
+        create_model(pipeline.model, partial, alphabet=alphabet, seed=seed)
         partial.rename(folder)
     return str(folder), None
 

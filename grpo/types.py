@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cotree.rewards.types import Problem, Reward, Ungraded
 
@@ -23,8 +23,10 @@ __all__ = [
     "PromptTokens",
     "Rollout",
     "SampleRequest",
+    "Segment",
     "Stats",
     "StopReason",
+    "TreePlan",
     "Ungraded",
 ]
 
@@ -38,6 +40,25 @@ PromptTokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class TreePlan:
+    """The shape of a rollout tree: chains from the prompt, and forks that branch off them."""
+
+    chains: int
+    """Completions sampled from the prompt (M)."""
+    points: int
+    """Positions at which each chain branches (T)."""
+    forks: int
+    """Continuations sampled at each position, besides the chain's own (N)."""
+    branch: Literal["entropy", "uniform", "step"]
+    """How positions are chosen; see `search.branching`."""
+
+    @property
+    def num_leaves(self) -> int:
+        """M * (1 + T * N), whole completions."""
+        return self.chains * (1 + self.points * self.forks)
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
     """A prompt and the seeds of the completions wanted for it, one completion per seed."""
 
@@ -45,6 +66,17 @@ class SampleRequest:
     prompt_ids: PromptTokens
     seeds: tuple[int, ...]
     """A pure function of (run seed, step, problem id, sample index); see `grpo.seeds`."""
+    tree: TreePlan | None = None
+    """The completions are the leaves of this tree, with a seed each; None samples them alone."""
+
+
+class Segment(NamedTuple):
+    """The part of a completion that belongs to one node of a rollout tree."""
+
+    node: int
+    """Number of the node, unique within the group."""
+    end: int
+    """Completion tokens up to and including the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +94,9 @@ class Completion:
     token that completes no character, such as end-of-sequence, adds none."""
     stop_reason: StopReason
     policy_version: int
+    segments: tuple[Segment, ...] = ()
+    """The nodes of the rollout tree that the tokens belong to, in order: completions of a group
+    with the same node share all tokens up to its end. Empty: sampled alone."""
 
 
 @dataclass(frozen=True, slots=True)

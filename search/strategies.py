@@ -11,23 +11,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cotree.rewards.equality.classes import answer_classes
-from cotree.search.strategy import Candidate, Strategy
+from cotree.search.strategy import UNLIMITED, Candidate, Strategy
+from cotree.search.votes import winner
 
 _SIZE = re.compile(r"[1-9][0-9]{0,5}")
 
 
 class _Collecting:
-    """Asks for `size` completions at once and keeps what it is told."""
+    """Asks for `size` completions at once and keeps what it is told.
 
-    def __init__(self, size: int) -> None:
-        if size < 1:
+    Without a size it asks until a budget ends the run.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        if size is not None and size < 1:
             raise ValueError(f"a strategy of {size} completions has nothing to choose; give 1 up.")
         self._size = size
         self._told: list[Candidate] = []
 
     def ask(self) -> int:
-        return self._size - len(self._told)
+        return UNLIMITED if self._size is None else self._size - len(self._told)
 
     def tell(self, candidates: Sequence[Candidate]) -> None:
         wanted = self.ask()
@@ -65,7 +68,36 @@ class Majority(_Collecting):
     """
 
     def _chosen(self, told: Sequence[Candidate]) -> Candidate:
-        return _voted(told)
+        return _voted(told, [1.0] * len(told))
+
+
+class WeightedMajority(_Collecting):
+    """The answer of the completions that score most together.
+
+        argmax over classes y of equal answers of
+            sum of score_i over the finished completions i that answer y
+
+    Otherwise as `Majority`; what scores 0 votes only where nothing scores more.
+
+    Source: Li et al. 2022, arXiv:2206.02336; Snell et al. 2024, arXiv:2408.03314 (best-of-N
+        weighted).
+    """
+
+    def _chosen(self, told: Sequence[Candidate]) -> Candidate:
+        return _voted(told, [one.score for one in told])
+
+
+class BestOf(_Collecting):
+    """The completion with the highest score among those that are finished and answer something.
+
+    Of several it is the one that was told first. When there is none, the first completion.
+
+    Source: Cobbe et al. 2021, arXiv:2110.14168, sec. 4.2 (the verifier's highest-ranked solution).
+    """
+
+    def _chosen(self, told: Sequence[Candidate]) -> Candidate:
+        # `max` returns the first of equals.
+        return max(filter(_votes, told), key=lambda one: one.score, default=told[0])
 
 
 class VetoedMajority(_Collecting):
@@ -76,7 +108,7 @@ class VetoedMajority(_Collecting):
     """
 
     def _chosen(self, told: Sequence[Candidate]) -> Candidate:
-        return _voted([one for one in told if _is_good(one)] or told)
+        return _voted(told, [float(not one.is_refuted) for one in told])
 
 
 class Resample(_Collecting):
@@ -90,17 +122,17 @@ class Resample(_Collecting):
         return 0 if any(map(_is_good, self._told)) else min(1, super().ask())
 
     def _chosen(self, told: Sequence[Candidate]) -> Candidate:
-        return next(filter(_is_good, told), None) or _voted(told)
+        return next(filter(_is_good, told), None) or _voted(told, [1.0] * len(told))
 
 
 class Kind(NamedTuple):
     """A strategy that can be named."""
 
-    build: Callable[[int], Strategy]
-    """From the number in its name, 1 where it takes none."""
+    build: Callable[[int | None], Strategy]
+    """From the number in its name, 1 where it takes none. None: until a budget ends the run."""
     has_size: bool
     needs_verdicts: bool
-    """It looks at `Candidate.is_refuted`, so there must be a rule that judges steps."""
+    """It looks at `Candidate.is_refuted` or at `score`, so there must be a judge."""
 
 
 STRATEGIES: dict[str, Kind] = {
@@ -108,6 +140,8 @@ STRATEGIES: dict[str, Kind] = {
     "majority": Kind(Majority, has_size=True, needs_verdicts=False),
     "vetoed-majority": Kind(VetoedMajority, has_size=True, needs_verdicts=True),
     "resample": Kind(Resample, has_size=True, needs_verdicts=True),
+    "best-of": Kind(BestOf, has_size=True, needs_verdicts=True),
+    "weighted-majority": Kind(WeightedMajority, has_size=True, needs_verdicts=True),
 }
 """By name. Another strategy joins with a line here."""
 
@@ -163,12 +197,7 @@ def _is_good(one: Candidate) -> bool:
     return _votes(one) and not one.is_refuted
 
 
-def _voted(told: Sequence[Candidate]) -> Candidate:
-    """As `Majority` says; `told` is not empty."""
-    voters = [one for one in told if _votes(one)]
-    if not voters:
-        return told[0]
-    classes = answer_classes([one.answer for one in voters])
-    winner = min(classes, key=lambda found: (-len(found.members), found.members[0]))
-    members = (voters[index] for index in winner.members)
-    return next(one for one in members if one.answer == winner.representative)
+def _voted(told: Sequence[Candidate], weights: Sequence[float]) -> Candidate:
+    """The winner of the vote among `told`, which is not empty; the first where nobody votes."""
+    won = winner([one.answer if _votes(one) else None for one in told], weights)
+    return told[won or 0]

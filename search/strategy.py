@@ -11,9 +11,13 @@ completions, and there is no way for it to look at the right answer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+UNLIMITED = sys.maxsize
+"""Completions that a strategy wants that only a budget ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Candidate:
     """It ended by itself; what was cut answers nothing yet."""
     is_refuted: bool
     """A rule refutes one of its steps. False also where no rule looked."""
+    score: float = 1.0
+    """How promising the judge finds it, in [0, 1]. By rules alone: 0 if it is refuted, else 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,10 @@ class Strategy(Protocol):
     """
 
     def ask(self) -> int:
-        """How many further completions it wants now; 0: it is done. Changes nothing."""
+        """How many further completions it wants now; 0: it is done. Changes nothing.
+
+        `UNLIMITED`: as many as whoever drives it has the budget for.
+        """
         ...
 
     def tell(self, candidates: Sequence[Candidate]) -> None:

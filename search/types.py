@@ -123,7 +123,7 @@ class Request:
     prefix: tuple[int, ...]
     """Tokens of the completion so far."""
     key: tuple[int, ...]
-    """Place in the tree, the draw and the part; it seeds the sampling, with the search's own seed."""
+    """Place in the tree, the draw and the part; with the search's own seed it seeds sampling."""
     max_tokens: int
     stops: tuple[str, ...]
     """Texts that end the continuation, which contains them. Empty: only the policy ends it."""
@@ -162,6 +162,6 @@ class Backend(Protocol):
     def exchange(self, requests: Sequence[Request]) -> list[Continuation]:
         """Takes further requests and returns continuations of any earlier or new ones.
 
-        Waits for one at least, as long as any is under way; never returns one twice.
+        Waits for some if any are under way, but may return none; never returns one twice.
         """
         ...

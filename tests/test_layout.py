@@ -25,14 +25,16 @@ FOREIGN = {
     "rewards": {"math_verify", "mpmath", "sympy"},
     "search": set[str](),
 }
-CONFIG = {f"cotree.grpo.config{part}" for part in ("", "_algorithm", "_evaluation")}
+CONFIG = {f"cotree.grpo.config{part}" for part in ("", "_algorithm", "_evaluation", "_search")}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
 MATHS = ("advantage", "loss", "kl", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
-RAY = {"cluster"} | {
-    f"{role}{part}" for role in ("generator", "grader", "learner") for part in ("", "_group")
-}
-VLLM = {"engine", "engine_worker", "engine_experts"}
+RAY = (
+    {"cluster"}
+    | {f"{role}{part}" for role in ("generator", "grader", "learner") for part in ("", "_group")}
+    | {"generator_session"}
+)
+VLLM = {"engine", "engine_worker", "engine_experts", "engine_sampling"}
 
 
 def imported(path: Path, *, at_load: bool = False) -> set[str]:
@@ -114,7 +116,7 @@ def test_relative_imports_are_not_used():
 
 def test_contracts_of_grpo_import_only_contracts():
     # types and config are read by everything, from the command line's first line on.
-    for name in ("types", "config", "config_algorithm", "config_evaluation"):
+    for name in ("types", "config", "config_algorithm", "config_evaluation", "config_search"):
         names = imported(ROOT / "grpo" / f"{name}.py")
         ours = {module for module in names if module.startswith("cotree.")}
         assert ours <= CONFIG | {"cotree.rewards.types"}, f"grpo/{name}.py imports {ours}"

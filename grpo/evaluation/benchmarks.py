@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable
-from fractions import Fraction
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from cotree.grpo.arithmetic import questions
-from cotree.grpo.config import ArithmeticTask
+from cotree.grpo.config import ArithmeticTask, CountdownTask
+from cotree.grpo.countdown import (
+    Game,
+    Rules,
+    question_text,
+    random_game,
+    read_question,
+    task_games,
+)
 from cotree.grpo.evaluation.benchmark import Benchmark, Example, Row, first_text
 from cotree.grpo.rows import text_of
 from cotree.grpo.seeds import derive
@@ -266,52 +272,49 @@ class Countdown(Benchmark):
         return Term("countdown_answer", options=options)
 
 
-class Game(NamedTuple):
-    """Numbers, a target, and an expression that uses each number once to reach it."""
+class TinyCountdown(Benchmark):
+    """Test games of the task that `configs/countdown.toml` trains on."""
 
-    numbers: tuple[int, ...]
-    target: int
-    solution: str
+    name = "countdown-tiny"
+    prompt = "bare"
+    step_reward = "countdown"
+    description = "500 generated games of small numbers; none of them is a training problem"
+
+    def rows(self) -> Iterable[Row]:
+        games = task_games(CountdownTask(type="countdown"), "test", count=500)
+        return [{"question": question_text(game.numbers, game.target)} for game in games]
+
+    def problem(self, row: Row, place: str, index: int) -> Problem:
+        question = text_of(row, "question", place)
+        try:
+            told = self.question_columns(question)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        return self.posed(index, question, str(told["target"]), told)
+
+    def question_columns(self, question: str) -> Row:
+        # The target is told as well, so the answer can be judged like any other step.
+        numbers, target = read_question(question)
+        return {"numbers": list(numbers), "target": target}
+
+    def term(self, strict_rule: str | None) -> Term | None:
+        return Term("countdown_answer", options={"extraction": strict_rule or "lenient"})
 
 
-LARGEST_NUMBER = 99
 TARGETS = range(10, 100)
-
-_OPERATIONS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-}
+"""Of the games of the benchmark `countdown`."""
 
 
 def games(count: int) -> list[Game]:
-    """Games of three and four numbers in turn, no two alike; always the same.
+    """Games of three and four numbers up to 99 in turn, no two alike; always the same.
 
-    Each is made backwards: random numbers are joined by random operations, every value a positive
-    integer, until one is left, and it is kept if that lies in `TARGETS`.
+    They are made backwards, see `random_game`; the targets lie in `TARGETS`.
     """
     rng = random.Random(derive("countdown benchmark", 1))
+    rules = Rules(largest_number=99, signs="+-*/", largest_value=None, targets=TARGETS)
     found: dict[tuple[tuple[int, ...], int], Game] = {}
     while len(found) < count:
-        game = _game(rng, 3 + len(found) % 2)
+        game = random_game(rng, 3 + len(found) % 2, rules)
         if game is not None:
             found.setdefault((tuple(sorted(game.numbers)), game.target), game)
     return list(found.values())
-
-
-def _game(rng: random.Random, size: int) -> Game | None:
-    """A random game, or None where a value is no positive integer or the target out of range."""
-    numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(size))
-    left = [(Fraction(number), str(number)) for number in numbers]
-    while len(left) > 1:
-        rng.shuffle(left)
-        (a, first), (b, second) = left.pop(), left.pop()
-        sign = rng.choice("+-*/")
-        value = _OPERATIONS[sign](a, b)
-        if value <= 0 or value.denominator != 1:
-            return None
-        left.append((value, f"({first} {sign} {second})"))
-    value, solution = left[0]
-    target = int(value)
-    return Game(numbers, target, solution[1:-1]) if target in TARGETS else None

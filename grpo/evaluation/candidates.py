@@ -12,9 +12,8 @@ from cotree.grpo.evaluation.definition import Benchmark
 from cotree.grpo.evaluation.records import Drawn, Sample
 from cotree.grpo.evaluation.scoring import MEMORY_BYTES, GradingFailedError, answer_text
 from cotree.rewards.isolation import IsolatedPool
-from cotree.rewards.outcomes import Outcome
 from cotree.rewards.registry import Term
-from cotree.rewards.types import Problem, Reward, Ungraded, Verdict
+from cotree.rewards.types import Problem, Reward, StepScore, Ungraded, Verdict
 from cotree.search.strategy import Candidate, Question
 
 
@@ -69,15 +68,19 @@ class StepJudge:
         Raises:
             GradingFailedError: the share that could not be judged is above `max_failed_frac`.
         """
-        problem = Problem(
-            id=question.id,
-            prompt=question.text,
-            reference="",
-            task=self._benchmark.name,
-            question=question.text,
-            columns=self._benchmark.question_columns(question.text),
-        )
-        outcomes = [found for (found,) in self._pool.outcomes([(text, problem) for text in texts])]
+        return [
+            any(step.verdict is Verdict.REFUTED for step in steps)
+            for steps in self.steps([(question, text) for text in texts])
+        ]
+
+    def steps(self, completions: Sequence[tuple[Question, str]]) -> list[tuple[StepScore, ...]]:
+        """The scored steps of each completion, in the order given; none where judging failed.
+
+        Raises:
+            GradingFailedError: as for `refuted`.
+        """
+        items = [(text, self._posed(question)) for question, text in completions]
+        outcomes = [found for (found,) in self._pool.outcomes(items)]
         failed = [found for found in outcomes if isinstance(found, Ungraded)]
         self.num_judged += len(outcomes)
         self.num_failed += len(failed)
@@ -88,7 +91,18 @@ class StepJudge:
                 f"not be judged by {self.reward}; {self._max_failed_frac:.0%} may. The last "
                 f"reason: {failed[-1].failure}: {failed[-1].reason}"
             )
-        return [_has_refuted_step(found) for found in outcomes]
+        return [found.steps if isinstance(found, Reward) else () for found in outcomes]
+
+    def _posed(self, question: Question) -> Problem:
+        """The question as a step reward sees it: there is no reference."""
+        return Problem(
+            id=question.id,
+            prompt=question.text,
+            reference="",
+            task=self._benchmark.name,
+            question=question.text,
+            columns=self._benchmark.question_columns(question.text),
+        )
 
 
 def drawn_candidates(
@@ -141,12 +155,14 @@ def _candidates(
     texts = [one.text for one in completions]
     refuted = judge.refuted(question, texts) if judge else [False] * len(texts)
     return [
-        Candidate(one.text, answer, one.num_tokens, one.stop_reason == "stop", is_refuted)
+        Candidate(
+            one.text,
+            answer,
+            one.num_tokens,
+            one.stop_reason == "stop",
+            is_refuted,
+            score=0.0 if is_refuted else 1.0,
+        )
         for one, answer, is_refuted in zip(completions, answers, refuted, strict=True)
     ]
 
-
-def _has_refuted_step(outcome: Outcome) -> bool:
-    return isinstance(outcome, Reward) and any(
-        step.verdict is Verdict.REFUTED for step in outcome.steps
-    )

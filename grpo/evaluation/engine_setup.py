@@ -52,8 +52,8 @@ def prepare_engines(model: str, *, settings: Benchmarks, engines: Engines) -> Pr
     revision = engines.revision
     encoder = PromptEncoder(load_tokenizer(model, revision=revision))
     jobs = make_jobs(settings, has_template=encoder.template is not None)
-    generator = _generator(
-        _read_config(model, revision),
+    generator = generator_settings(
+        model,
         engines,
         prompt_tokens=longest_prompt(jobs, encoder),
         max_tokens=settings.max_tokens,
@@ -61,23 +61,10 @@ def prepare_engines(model: str, *, settings: Benchmarks, engines: Engines) -> Pr
 
     @contextmanager
     def open_sampler() -> Generator[Callable[[Job], Sampler]]:
-        many = f"{engines.replicas} engines" if engines.replicas > 1 else "the engine"
-        sys.stderr.write(f"starting {many} with {model}\n")
-        none = config.Learner()
-        with cluster(generator, none, generators=engines.replicas, learners=0) as placement:
-            group = GeneratorGroup.start(
-                model,
-                generator=generator,
-                seed=settings.seed,
-                num_gpus=placement.gpu_share,
-                revision=revision,
+        with running_engines(model, generator, revision=revision, seed=settings.seed) as group:
+            yield lambda job: EngineSampler(
+                group, encoder, sampling(job, settings), dtype=engines.dtype
             )
-            try:
-                yield lambda job: EngineSampler(
-                    group, encoder, sampling(job, settings), dtype=engines.dtype
-                )
-            finally:
-                group.stop()
 
     return Prepared(
         model=model,
@@ -93,18 +80,57 @@ def prepare_engines(model: str, *, settings: Benchmarks, engines: Engines) -> Pr
     )
 
 
-def _read_config(model: str, revision: str | None) -> PretrainedConfig:
-    try:
-        found = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except OSError as error:
-        raise cannot_load(model, error) from error
-    return found.get_text_config()
+@contextmanager
+def running_engines(
+    model: str, generator: config.Generator, *, revision: str | None, seed: int
+) -> Generator[GeneratorGroup]:
+    """The engines, in a cluster of their own or in that of the Ray job.
+
+    Args:
+        model: folder or hub name.
+        generator: their settings.
+        revision: hub commit or tag.
+        seed: the engines' own.
+    """
+    many = f"{generator.replicas} engines" if generator.replicas > 1 else "the engine"
+    sys.stderr.write(f"starting {many} with {model}\n")
+    none = config.Learner()
+    with cluster(generator, none, generators=generator.replicas, learners=0) as placement:
+        group = GeneratorGroup.start(
+            model,
+            generator=generator,
+            seed=seed,
+            num_gpus=placement.gpu_share,
+            revision=revision,
+        )
+        try:
+            yield group
+        finally:
+            group.stop()
 
 
-def _generator(
-    model_config: PretrainedConfig, engines: Engines, *, prompt_tokens: int, max_tokens: int
+def generator_settings(
+    model: str,
+    engines: Engines,
+    *,
+    prompt_tokens: int,
+    max_tokens: int,
+    tokens_beside: int = 0,
 ) -> config.Generator:
-    """The engines' settings: long enough for every prompt, and with the memory that needs."""
+    """The engines' settings: long enough for every prompt, and with the memory that needs.
+
+    Args:
+        model: folder or hub name.
+        engines: as asked for.
+        prompt_tokens: of the longest prompt.
+        max_tokens: of a completion.
+        tokens_beside: that should stay in the cache of one replica besides its running requests.
+
+    Raises:
+        ConfigError: the model is too short for prompt and completion.
+        FileNotFoundError: there is no such model.
+    """
+    model_config = _read_config(model, engines.revision)
     max_model_len = room_for(
         prompt_tokens,
         max_tokens=max_tokens,
@@ -116,16 +142,29 @@ def _generator(
         max_model_len=max_model_len,
         max_num_seqs=engines.max_num_seqs,
         kv_cache_bytes=engines.kv_cache_bytes
-        or _cache_bytes(model_config, engines, max_model_len=max_model_len),
+        or _cache_bytes(
+            model_config, engines, max_model_len=max_model_len, tokens_beside=tokens_beside
+        ),
         # One core is left free: OpenMP threads wait for each other by spinning, and one of them
         # that shares its core with another process makes all of them several times slower.
         threads=engines.threads or max(1, (usable_cores() - 1) // engines.replicas),
     )
 
 
-def _cache_bytes(model_config: PretrainedConfig, engines: Engines, *, max_model_len: int) -> int:
+def _read_config(model: str, revision: str | None) -> PretrainedConfig:
+    try:
+        found = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        raise cannot_load(model, error) from error
+    return found.get_text_config()
+
+
+def _cache_bytes(
+    model_config: PretrainedConfig, engines: Engines, *, max_model_len: int, tokens_beside: int
+) -> int:
     """Enough for all sequences at full length, within a share of the free memory."""
     per_token = cache_bytes_per_token(model_config.to_dict(), dtype=engines.dtype)
     free = int(psutil.virtual_memory().available * _MEMORY_SHARE) // engines.replicas
     one = (max_model_len + 32) * per_token  # vLLM refuses a cache that cannot hold one sequence
-    return max(one, min(one * engines.max_num_seqs, free, _MOST_CACHE_BYTES))
+    wanted = one * engines.max_num_seqs + tokens_beside * per_token
+    return max(one, min(wanted, free, _MOST_CACHE_BYTES))

@@ -15,6 +15,7 @@ from cotree.grpo.evaluation.fingerprint import differing_parts
 from cotree.grpo.evaluation.records import ProblemRecord
 from cotree.grpo.evaluation.results import record_from_json, record_json
 from cotree.grpo.result import write_json
+from cotree.search.lines import drop_torn_line
 
 
 class Journal:
@@ -30,7 +31,7 @@ class Journal:
         self.finished: dict[int, ProblemRecord] = {}
         """By position in the benchmark."""
         if path.exists():
-            _drop_torn_line(path)
+            drop_torn_line(path)
             self.finished = {record.index: record for record in read_records(path)}
         self._file = path.open("a", encoding="ascii")
 
@@ -207,14 +208,3 @@ def read_records(path: Path) -> list[ProblemRecord]:
 
 def _line(record: ProblemRecord) -> str:
     return json.dumps(record_json(record), allow_nan=False) + "\n"
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cuts the file after its last newline: a kill may have left part of a line."""
-    with path.open("r+b") as file:
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            file.truncate(end)
-            file.flush()
-            os.fsync(file.fileno())

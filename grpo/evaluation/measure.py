@@ -40,6 +40,8 @@ class Prepared:
     """Job name -> all parts of its fingerprint."""
     open_sampler: Callable[[], Any]
     """Starts engines or connects; a context manager of a function from a job to its `Sampler`."""
+    draws_single_completions: bool = True
+    """A sample is one completion, not what a search selected."""
 
 
 class Measured(NamedTuple):
@@ -92,7 +94,9 @@ def measure(
         summarize(records[job.name], parts=prepared.parts[job.name], num_total=job.data.num_total)
         for job in prepared.jobs
     ]
-    measured = Measured(summaries, equal_tokens_tables(prepared.jobs, records, settings))
+    single = prepared.draws_single_completions
+    tables = equal_tokens_tables(prepared.jobs, records, settings) if single else []
+    measured = Measured(summaries, tables)
     seconds = time.monotonic() - started
     _write_results(prepared, settings, folder, measured, seconds=seconds)
     if parquet:

@@ -18,7 +18,7 @@ from cotree.grpo.checkpoint import (
     prune,
     save_checkpoint,
 )
-from cotree.grpo.types import Completion, Group, Rollout
+from cotree.grpo.types import Completion, Group, Rollout, Segment
 from cotree.rewards.types import Failure, Problem, Reward, Status, StepScore, Ungraded, Verdict
 
 # A column of a parquet file may hold what JSON cannot.
@@ -34,6 +34,7 @@ def _group() -> Group:
         token_ends=(1, 5),
         stop_reason="stop",
         policy_version=3,
+        segments=(Segment(4, 1), Segment(6, 2)),
     )
     step = StepScore((0, 3), -1.0, Verdict.REFUTED, "3+4 = 7, not 8", "3+4", "8")
     reward = Reward(
@@ -75,15 +76,18 @@ def test_state_and_pending_groups_come_back_exactly(tmp_path: Path):
     assert state == {"cursor": 70, "step": 10}
     assert groups == pending
     assert isinstance(groups[0][0].rollouts[1].reward, Ungraded)
+    assert isinstance(groups[0][0].rollouts[0].completion.segments[1], Segment)
     assert (folder / "learner" / "model.bin").stat().st_size == 1000
 
 
-def test_every_field_of_a_reward_is_in_the_group_that_comes_back():
+def test_every_field_of_a_rollout_is_in_the_group_that_comes_back():
     # A field that a checkpoint forgets is a resumed run that differs: nothing here is a default.
     for rollout in _group().rollouts:
-        for field in dataclasses.fields(rollout.reward):
-            empty = field.default_factory() if callable(field.default_factory) else field.default
-            assert getattr(rollout.reward, field.name) != empty, field.name
+        for part in (rollout.reward, rollout.completion):
+            for field in dataclasses.fields(part):
+                made = callable(field.default_factory)
+                empty = field.default_factory() if made else field.default
+                assert getattr(part, field.name) != empty, field.name
 
 
 def test_samples_of_a_problem_that_is_gone_are_refused(tmp_path: Path):

@@ -91,3 +91,63 @@ def test_defaults_may_be_written_down_where_they_have_no_effect():
         "grading": Grading().model_dump(),
     }
     assert Pipeline.model_validate(settings).grading == Grading()
+
+
+COUNTDOWN = {
+    "output_dir": "unused",
+    "model": {"type": "new"},
+    "task": {"type": "countdown"},
+    "rewards": [{"name": "countdown"}],
+}
+
+
+def cold_start(**traces: object) -> dict[str, object]:
+    return {
+        "traces": {"type": "generated", **traces},
+        "num_steps": 1,
+        "optimizer": {"learning_rate": 1e-3},
+    }
+
+
+def test_a_new_model_can_be_made_for_either_generated_task():
+    for task in ({"type": "arithmetic"}, {"type": "countdown"}):
+        settings = {**COUNTDOWN, "task": task, "sft": cold_start(slip_frac=0.1)}
+        assert Pipeline.model_validate(settings).task.type == task["type"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"task": {"type": "countdown", "numbers": [4, 3]}}, r"numbers = \[4, 3\] must be"),
+        ({"task": {"type": "countdown", "numbers": [3, 6]}}, "trying everything"),
+        ({"task": {"type": "countdown", "operands": [3, 4]}}, "operands"),
+        (
+            {"sft": cold_start(wrong_order_frac=0.5)},
+            'wrong_order_frac = 0.5 has no effect with task.type = "countdown"; use wrong_choice',
+        ),
+        (
+            {"task": {"type": "arithmetic"}, "sft": cold_start(wrong_choice_frac=0.1)},
+            'wrong_choice_frac = 0.1 has no effect with task.type = "arithmetic"; use wrong_order',
+        ),
+        ({"task": {"type": "rows", "train": "a", "test": "b"}}, "for generated tasks alone"),
+        (
+            {
+                "task": {"type": "rows", "train": "a", "test": "b"},
+                "model": {"type": "pretrained", "path": "unused"},
+            },
+            'needs task.type = "arithmetic" or "countdown"',
+        ),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(change: dict[str, object], says: str):
+    with pytest.raises(ValidationError, match=says):
+        Pipeline.model_validate({**COUNTDOWN, "sft": cold_start(), **change})
+
+
+@pytest.mark.parametrize("rewards", [None, [{"name": "countdown"}, {"name": "math"}]])
+def test_a_reward_that_a_copy_of_the_target_would_earn_is_refused(rewards: object):
+    settings = {**COUNTDOWN, "sft": cold_start(), "rewards": rewards}
+    if rewards is None:
+        del settings["rewards"]  # the default is `answer`
+    with pytest.raises(ValidationError, match='copy of the target.*name = "countdown"'):
+        Pipeline.model_validate(settings)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cotree.grpo.generator import (
     Sampling,
     StaleGeneratorError,
 )
-from cotree.grpo.types import Completion, Problem, SampleRequest
+from cotree.grpo.types import Completion, Problem, SampleRequest, TreePlan
 
 SETTINGS = config.Generator(
     replicas=2,
@@ -47,6 +48,11 @@ def requests(num: int, *, seeds: int = 4) -> list[SampleRequest]:
     ]
 
 
+def trees(num: int) -> list[SampleRequest]:
+    plan = TreePlan(chains=2, points=1, forks=3, branch="entropy")
+    return [replace(one, tree=plan) for one in requests(num, seeds=plan.num_leaves)]
+
+
 def versions(samples: list[tuple[Completion, ...]]) -> set[int]:
     return {completion.policy_version for completions in samples for completion in completions}
 
@@ -65,7 +71,7 @@ def test_replicas_share_the_work_and_answer_in_order(group: GeneratorGroup):
 
 
 def test_a_stream_loses_nothing_when_a_replica_is_killed(group: GeneratorGroup):
-    asked = requests(40, seeds=8)
+    asked = requests(20, seeds=8) + trees(20)
     expected = group.submit(asked, SAMPLING, min_version=0).result()
     victim = ray.get(group._actors[1].__ray_call__.remote(lambda _: os.getpid()))
     got: dict[int, tuple[Completion, ...]] = {}
@@ -91,7 +97,7 @@ def test_what_a_replica_raises_arrives_as_it_is(group: GeneratorGroup):
 def test_work_keeps_its_place_before_a_load_and_survives_a_killed_replica(
     group: GeneratorGroup, tiny_model: Path
 ):
-    asked = requests(40, seeds=8)
+    asked = requests(20, seeds=8) + trees(20)
     first, second = new_weights(tiny_model, version=1), new_weights(tiny_model, version=2)
     group.load_weights(*first)
     expected = group.submit(asked, SAMPLING, min_version=1).result()

@@ -99,7 +99,7 @@ def test_training_on_the_first_position_is_refused(model):
 
 def test_a_model_that_scales_its_logits_is_scored_as_it_scores_itself():
     model = GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=3.0))
-    check_policy(model, packing=True)
+    check_policy(model, packing=True, share_prefixes=False)
     batch = random_batch(5)
     with torch.no_grad():
         ours, _ = policy_logprobs(model, batch, temperature=0.8, packing=True)
@@ -110,14 +110,14 @@ def test_a_model_that_scales_its_logits_is_scored_as_it_scores_itself():
 def test_a_model_that_caps_its_logits_is_refused():
     model = Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=30.0))
     with pytest.raises(ValueError, match="caps its logits"):
-        check_policy(model, packing=False)
+        check_policy(model, packing=False, share_prefixes=False)
 
 
 def test_the_start_up_check_finds_a_model_scored_differently_than_it_scores_itself(model):
-    check_policy(model, packing=True)
+    check_policy(model, packing=True, share_prefixes=False)
     model.config.logit_scale = 2.0  # Qwen3's own forward ignores it, so ours now differs
     with pytest.raises(ValueError, match="differ from the model's own"):
-        check_policy(model, packing=False)
+        check_policy(model, packing=False, share_prefixes=False)
 
 
 def test_the_start_up_check_finds_dropout(tiny_model: Path):
@@ -125,4 +125,4 @@ def test_the_start_up_check_finds_dropout(tiny_model: Path):
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     with pytest.raises(ValueError, match="differ from the model's own"):
-        check_policy(model, packing=False)
+        check_policy(model, packing=False, share_prefixes=False)

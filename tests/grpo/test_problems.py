@@ -8,22 +8,33 @@ from typing import Any
 
 import pytest
 
-from cotree.grpo.config import Pipeline, Prompt
-from cotree.grpo.problems import PromptOrder, load_problems, render_prompt, sft_rows
+from cotree.grpo.config import Pipeline, Prompt, RowsTask
+from cotree.grpo.models import character_tokenizer, encode_checked
+from cotree.grpo.problems import (
+    PromptOrder,
+    load_problems,
+    render_prompt,
+    sft_rows,
+    task_alphabet,
+)
 from cotree.rewards.answer import answer
+from cotree.rewards.steps.countdown import countdown, countdown_steps
 from cotree.rewards.steps.rewriting import rewriting_steps
 from cotree.rewards.types import Verdict
 
 ARITHMETIC = {"type": "arithmetic", "num_train": 60, "num_test": 20}
+COUNTDOWN = {"type": "countdown", "num_train": 60, "num_test": 20}
 OPTIMIZER = {"learning_rate": 1e-3}
 
 
 def pipeline(task: dict[str, Any] = ARITHMETIC, *, seed: int = 0, **traces: Any) -> Pipeline:
+    reward = "countdown" if task["type"] == "countdown" else "answer"
     settings: dict[str, Any] = {
         "seed": seed,
         "output_dir": "unused",
         "model": {"type": "pretrained", "path": "unused"},
         "task": task,
+        "rewards": [{"name": reward}],
     }
     if traces:
         settings["sft"] = {"traces": traces, "num_steps": 1, "optimizer": OPTIMIZER}
@@ -32,6 +43,11 @@ def pipeline(task: dict[str, Any] = ARITHMETIC, *, seed: int = 0, **traces: Any)
 
 def equation(question: str) -> str:
     return f"{question}="
+
+
+each_task = pytest.mark.parametrize(
+    "task", [ARITHMETIC, COUNTDOWN], ids=["arithmetic", "countdown"]
+)
 
 
 class EchoTokenizer:
@@ -55,19 +71,50 @@ def test_arithmetic_problems_carry_what_graders_need():
         assert rewriting_steps(rf"\boxed{{{problem.reference}}}", problem).value == 0.0
 
 
-def test_problems_do_not_depend_on_the_run_seed():
+def test_countdown_problems_carry_what_graders_need():
+    problems = load_problems(pipeline(COUNTDOWN), "test", equation)
+    assert [problem.id for problem in problems] == [f"countdown/test/{i}" for i in range(20)]
+    for problem in problems:
+        told = f"{','.join(map(str, problem.columns['numbers']))}->{problem.columns['target']}"
+        assert (problem.question, problem.prompt, problem.task) == (told, f"{told}=", "countdown")
+        assert problem.reference == str(problem.columns["target"])
+        # The target alone is no solution: it is none of the numbers.
+        assert countdown(rf"\boxed{{{problem.reference}}}", problem).value == -1.0
+        assert countdown_steps(rf"\boxed{{{problem.reference}}}", problem).value == 0.0
+
+
+@each_task
+def test_problems_do_not_depend_on_the_run_seed(task: dict[str, Any]):
     for split in ("train", "test"):
-        assert load_problems(pipeline(seed=1), split, equation) == load_problems(
-            pipeline(seed=2), split, equation
+        assert load_problems(pipeline(task, seed=1), split, equation) == load_problems(
+            pipeline(task, seed=2), split, equation
         )
 
 
-def test_no_train_question_is_a_test_question():
+@each_task
+def test_no_train_question_is_a_test_question(task: dict[str, Any]):
     train, test = (
-        {problem.question for problem in load_problems(pipeline(), split, equation)}
+        {problem.question for problem in load_problems(pipeline(task), split, equation)}
         for split in ("train", "test")
     )
     assert not train & test
+
+
+@each_task
+def test_the_alphabet_spells_every_prompt_and_solution(task: dict[str, Any]):
+    settings = pipeline(task, type="generated", slip_frac=0.5)
+    assert not isinstance(settings.task, RowsTask)
+    tokenizer = character_tokenizer(task_alphabet(settings.task), max_positions=128)
+    for prompt, solution in sft_rows(settings, lambda question: f"{question}\n"):
+        ids = encode_checked(tokenizer, prompt + solution)
+        assert tokenizer.decode(ids) == prompt + solution
+
+
+def test_the_alphabet_of_arithmetic_keeps_its_order():
+    # It decides the vocabulary, and with it every number that the quickstart reports.
+    words = character_tokenizer(task_alphabet(pipeline().task), max_positions=8).get_vocab()
+    in_order = "".join(sorted(words, key=words.__getitem__)[2:24])
+    assert in_order == "0123456789+-*()= \n<think></think>\\boxed{}"
 
 
 def test_generated_rows_solve_the_train_problems():
@@ -81,12 +128,27 @@ def test_generated_rows_solve_the_train_problems():
         }
 
 
-def test_generated_mistakes_depend_on_the_run_seed_only():
-    faulty = {"type": "generated", "slip_frac": 0.2, "wrong_order_frac": 0.5}
-    first = sft_rows(pipeline(seed=1, **faulty), equation)
-    assert first == sft_rows(pipeline(seed=1, **faulty), equation)
-    assert first != sft_rows(pipeline(seed=2, **faulty), equation)
-    assert first != sft_rows(pipeline(type="generated"), equation)
+def test_generated_rows_win_the_train_games():
+    rows = sft_rows(pipeline(COUNTDOWN, type="generated"), equation)
+    problems = load_problems(pipeline(COUNTDOWN), "train", equation)
+    assert [prompt for prompt, _ in rows] == [problem.prompt for problem in problems]
+    for (_, solution), problem in zip(rows, problems, strict=True):
+        reward = countdown(solution, problem)
+        assert reward.value == 1.0
+        assert {step.verdict for step in reward.steps} == {Verdict.VERIFIED}
+
+
+@pytest.mark.parametrize(
+    ("task", "mistake"),
+    [(ARITHMETIC, "wrong_order_frac"), (COUNTDOWN, "wrong_choice_frac")],
+    ids=["arithmetic", "countdown"],
+)
+def test_generated_mistakes_depend_on_the_run_seed_only(task: dict[str, Any], mistake: str):
+    faulty = {"type": "generated", "slip_frac": 0.2, mistake: 0.5}
+    first = sft_rows(pipeline(task, seed=1, **faulty), equation)
+    assert first == sft_rows(pipeline(task, seed=1, **faulty), equation)
+    assert first != sft_rows(pipeline(task, seed=2, **faulty), equation)
+    assert first != sft_rows(pipeline(task, seed=1, type="generated"), equation)
 
 
 def test_rows_without_a_cold_start_section_are_refused():

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from cotree.grpo.config_algorithm import Optimizer, Rollouts, Train
+from cotree.grpo.config_algorithm import Optimizer, Rollouts, Train, TreeRollouts
 from cotree.grpo.phases import Phases
 from cotree.grpo.rollout_source import RolloutSource
-from cotree.grpo.types import Completion, Group, Problem, Rollout, SampleRequest
+from cotree.grpo.types import Completion, Group, Problem, Rollout, SampleRequest, TreePlan
 from cotree.rewards.types import Reward
 
 PROBLEMS = [Problem(f"p{i}", f"question {i}", str(i), "test") for i in range(7)]
@@ -48,11 +48,17 @@ class PassingGraders:
         ]
 
 
-def source(generators: RecordingGenerators, *, staleness: int, steps: int = 6) -> RolloutSource:
+def source(
+    generators: RecordingGenerators,
+    *,
+    staleness: int,
+    steps: int = 6,
+    rollout: Rollouts | TreeRollouts | None = None,
+) -> RolloutSource:
     train = Train(
         num_steps=steps,
         prompts_per_step=2,
-        rollout=Rollouts(group_size=3, max_staleness=staleness),
+        rollout=rollout or Rollouts(group_size=3, max_staleness=staleness),
         optimizer=Optimizer(learning_rate=1e-4),
     )
     return RolloutSource(
@@ -130,3 +136,14 @@ def test_another_round_takes_new_prompts():
     feed = source(RecordingGenerators(), staleness=0)
     first, more = feed.take(0, version=0), feed.take_more(0, version=0)
     assert not set(ids(first)) & set(ids(more))
+
+
+def test_a_tree_is_asked_for_with_a_seed_for_each_leaf():
+    rollout = TreeRollouts(type="tree", chains=3, points=2, forks=2, branch="step")
+    flat, trees = RecordingGenerators(), RecordingGenerators()
+    source(flat, staleness=0, rollout=Rollouts(group_size=15)).take(0, version=0)
+    source(trees, staleness=0, rollout=rollout).take(0, version=0)
+    ((_, alone),), ((_, asked),) = flat.submitted, trees.submitted
+    assert [request.tree for request in alone] == [None, None]
+    assert [request.tree for request in asked] == [TreePlan(3, 2, 2, "step")] * 2
+    assert [request.seeds for request in asked] == [request.seeds for request in alone]

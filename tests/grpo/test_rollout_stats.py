@@ -1,9 +1,11 @@
 """Tests for grpo/rollout_stats.py."""
 
+from dataclasses import replace
+
 import pytest
 
 from cotree.grpo.rollout_stats import rollout_stats
-from cotree.grpo.types import Completion, Group, Problem, Rollout
+from cotree.grpo.types import Completion, Group, Problem, Rollout, Segment
 from cotree.rewards.types import Failure, Reward, Status, StepScore, Ungraded, Verdict
 
 PROBLEM = Problem("p", "q", "1", "test")
@@ -34,6 +36,8 @@ def test_numbers_by_hand():
         "steps/verified_frac": 0.5,
         "steps/refuted_frac": 0.25,
         "steps/unchecked_frac": 0.25,
+        "sampling/generated_tokens": 8.0,
+        "sampling/leaves_per_prompt": 2.0,
     }
 
 
@@ -42,7 +46,11 @@ def test_what_could_not_be_graded_is_in_no_mean():
     right = rollout(reward(1.0), tokens=4)
     stats = rollout_stats([Group(PROBLEM, (1,), (lost, right))], first_term="answer")
     assert stats["accuracy"] == 1.0
-    assert rollout_stats([Group(PROBLEM, (1,), (lost,))], first_term="answer") == {}
+    assert stats["sampling/generated_tokens"] == 8.0  # drawn all the same
+    assert rollout_stats([Group(PROBLEM, (1,), (lost,))], first_term="answer") == {
+        "sampling/generated_tokens": 4.0,
+        "sampling/leaves_per_prompt": 1.0,
+    }
 
 
 def test_shares_of_statuses_are_over_the_graded():
@@ -69,3 +77,19 @@ def test_terms_that_do_not_apply_or_failed_are_counted_and_not_averaged():
     assert stats["reward/style"] == pytest.approx(-0.5 / 3)
     assert stats["error_value/style_frac"] == pytest.approx(1 / 3)
     assert not {"does_not_apply/style_frac", "error_value/math_frac"} & set(stats)
+
+
+def test_tokens_of_a_tree_count_once():
+    def leaf(*segments: tuple[int, int]) -> Rollout:
+        alone = rollout(reward(1.0), tokens=segments[-1][1])
+        named = tuple(Segment(node, end) for node, end in segments)
+        return replace(alone, completion=replace(alone.completion, segments=named))
+
+    # A chain of 4 + 3 + 2 tokens, a fork of 5 after its first piece, one of 1 after its second,
+    # and a completion of 6 tokens alone: 9 + 5 + 1 + 6. The same nodes again in another group.
+    tree = (leaf((0, 4), (1, 7), (2, 9)), leaf((0, 4), (3, 9)), leaf((0, 4), (1, 7), (4, 8)))
+    groups = [Group(PROBLEM, (1,), (*tree, rollout(reward(0.0), tokens=6)))] * 2
+    stats = rollout_stats(groups, first_term="answer")
+    assert stats["sampling/generated_tokens"] == 2 * 21
+    assert stats["sampling/leaves_per_prompt"] == 4.0
+    assert stats["completion/mean_tokens"] == (9 + 9 + 8 + 6) / 4

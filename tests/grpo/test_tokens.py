@@ -6,7 +6,7 @@ import pytest
 
 from cotree.grpo.config import NewModel
 from cotree.grpo.models import create_model
-from cotree.grpo.problems import ALPHABET
+from cotree.grpo.arithmetic import ALPHABET
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cotree.grpo.arithmetic import questions, split_of
-from cotree.grpo.config import ArithmeticTask
+from cotree.grpo.config import ArithmeticTask, CountdownTask
 from cotree.grpo.config_file import ConfigError
+from cotree.grpo.countdown import question_text, task_games
 from cotree.grpo.evaluation.benchmark import (
     BenchmarkData,
     benchmark_named,
@@ -17,9 +18,12 @@ from cotree.grpo.evaluation.benchmark import (
     load_examples,
 )
 from cotree.grpo.evaluation.benchmarks import TARGETS, games
+from cotree.grpo.run_folder import load_pipeline
 from cotree.rewards.inline import InlineRewards
 from cotree.rewards.signature import Item
 from cotree.rewards.types import Problem, Reward
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def load(name: str, folder: Path, *rows: object) -> BenchmarkData:
@@ -313,6 +317,42 @@ def test_countdown_rows_that_are_no_games_are_refused(
 ):
     with pytest.raises(ConfigError, match=says):
         load("countdown", tmp_path, row)
+
+
+TINY = "cotree.grpo.evaluation.benchmarks:TinyCountdown"
+
+
+def test_tiny_countdown_asks_test_games_of_its_configuration(tmp_path: Path):
+    data = load(TINY, tmp_path)
+    assert (len(data.problems), data.source) == (500, "generated")
+    task = load_pipeline(CONFIGS / "countdown.toml", overrides=[]).task
+    assert isinstance(task, CountdownTask)
+    trained = {
+        question_text(game.numbers, game.target)
+        for game in task_games(task, "train", count=task.num_train)
+    }
+    assert not trained & {problem.question for problem in data.problems}
+    held_back = [
+        question_text(game.numbers, game.target) for game in task_games(task, "test", count=500)
+    ]
+    assert [problem.question for problem in data.problems] == held_back
+    # Of another task, other games: whoever changes the generator raises the version.
+    assert data.checksum[:16] == "CHECKSUM"
+
+
+def test_tiny_countdown_is_graded_by_the_expression(tmp_path: Path):
+    (tmp_path / "countdown-tiny.jsonl").write_text('{"question": "3,5,7->22"}\n')
+    (problem,) = load(TINY, tmp_path).problems
+    assert (problem.reference, problem.columns) == ("22", {"numbers": [3, 5, 7], "target": 22})
+    texts = [r"\boxed{(5*3)+7}", r"\boxed{22}", r"\boxed{5+7}", "(5*3)+7"]
+    assert values(TINY, problem, *texts) == [1.0, 0.0, 0.0, 1.0]
+    assert values(TINY, problem, *texts, rule="boxed") == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_tiny_countdown_row_that_is_no_game_is_refused(tmp_path: Path):
+    (tmp_path / "countdown-tiny.jsonl").write_text('{"question": "3 5 7"}\n')
+    with pytest.raises(ConfigError, match="row 1: '3 5 7' is no game"):
+        load(TINY, tmp_path)
 
 
 # --- the published data ----------------------------------------------------------------------

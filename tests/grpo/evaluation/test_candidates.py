@@ -7,7 +7,7 @@ import pytest
 from evaluated import CUT, RIGHT
 
 from cotree.grpo.evaluation.benchmark import benchmark_named, installed_benchmarks
-from cotree.grpo.evaluation.benchmarks import Countdown, Gsm8k, games
+from cotree.grpo.evaluation.benchmarks import Countdown, Gsm8k, TinyCountdown, games
 from cotree.grpo.evaluation.candidates import StepJudge, drawn_candidates, recorded_candidates
 from cotree.grpo.evaluation.records import Drawn
 from cotree.grpo.evaluation.scoring import GradingFailedError
@@ -65,7 +65,7 @@ def test_a_candidate_says_what_a_completion_answers_and_whether_a_step_is_refute
 ):
     good, bad = read([TRUE, FALSE], arithmetic)
     assert good == Candidate(TRUE, "4", 7, is_finished=True, is_refuted=False)
-    assert bad == Candidate(FALSE, "5", 7, is_finished=True, is_refuted=True)
+    assert bad == Candidate(FALSE, "5", 7, is_finished=True, is_refuted=True, score=0.0)
 
 
 def test_without_a_judge_nothing_is_refuted():
@@ -139,3 +139,13 @@ def test_a_countdown_game_is_judged_by_its_lines_and_not_by_its_target():
     ]
     with StepJudge(Countdown(), workers=1, timeout_seconds=5.0, max_failed_frac=0.0) as judging:
         assert judging.refuted(question, texts) == [False, True, False]
+
+
+def test_a_tiny_game_is_judged_by_its_answer_too_as_its_question_tells_the_target():
+    texts = [
+        "<think>\n5*3=15\n15+7=22\n</think>\n\\boxed{(5*3)+7}",
+        "<think>\n5*3=16\n16+7=22\n</think>\n\\boxed{(5*3)+7}",  # a false line
+        "<think>\n5+3=8\n8+7=15\n</think>\n\\boxed{(5+3)+7}",  # true, and not the target
+    ]
+    with StepJudge(TinyCountdown(), workers=1, timeout_seconds=5.0, max_failed_frac=0.0) as judging:
+        assert judging.refuted(Question("g", "3,5,7->22"), texts) == [False, True, True]

@@ -61,7 +61,9 @@ def read(ask: Ask, drawn: Sequence[Drawn]) -> list[Candidate]:
     for one in drawn:
         line, total = one.text.split(" = ")[0], one.text.split("{")[1].strip("}")
         refuted = sum(map(int, line.split(" + "))) != int(total)
-        found.append(Candidate(one.text, total, one.num_tokens, one.stop_reason == "stop", refuted))
+        finished = one.stop_reason == "stop"
+        score = 0.0 if refuted else 1.0
+        found.append(Candidate(one.text, total, one.num_tokens, finished, refuted, score))
     return found
 
 
@@ -77,7 +79,16 @@ def sampled(
 
 
 NAMES = st.sampled_from(
-    ["first", "majority:1", "majority:5", "vetoed-majority:4", "resample:1", "resample:6"]
+    [
+        "first",
+        "majority:1",
+        "majority:5",
+        "vetoed-majority:4",
+        "resample:1",
+        "resample:6",
+        "best-of:4",
+        "weighted-majority:5",
+    ]
 )
 
 
