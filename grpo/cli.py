@@ -17,6 +17,7 @@ from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
 from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.cli_search import search
 from cotree.grpo.cli_stage import Config, Overrides, Resume, show_result, stage
+from cotree.grpo.cli_tree import strategies, tree_app
 from cotree.grpo.config import Pipeline, RowsTask
 from cotree.grpo.evaluation.benchmark import benchmark_named
 from cotree.grpo.reward_terms import bound_rewards
@@ -39,6 +40,8 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(benchmarks)
 app.command()(search)
+app.command()(strategies)
+app.add_typer(tree_app, name="tree")
 app.command()(grade)
 app.add_typer(reward_app, name="reward")
 

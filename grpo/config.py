@@ -74,7 +74,7 @@ class CountdownTask(Strict):
     numbers: tuple[PositiveInt, PositiveInt] = (3, 4)
     """Fewest and most numbers of a game; levels are equally likely."""
     largest: Annotated[int, Field(ge=2)] = 20
-    """Every number and the target lie in 1..largest, and so do the values on one way between."""
+    """Every number and the target lie in 1..largest, and so does every value of one solution."""
     num_train: PositiveInt = 6_800
     num_test: PositiveInt = 1_000
 
@@ -250,8 +250,7 @@ class Learner(Strict):
     """Concatenate sequences instead of padding them; each still attends to itself only."""
     share_prefixes: bool = False
     """Send tokens that rollouts of a prompt share (the prompt; in a rollout tree, the stem of a
-    fork) through the model once. Attention is dense over each tree, so it pays for wide models and
-    long prefixes; see `grpo.tree_packing`."""
+    fork) through the model once, where that outweighs attention over all of a tree."""
     processes: PositiveInt = 1
     """Learner actors; gradients are summed over them."""
     sharding: Literal["ddp", "fsdp2"] = "ddp"

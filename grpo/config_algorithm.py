@@ -347,3 +347,22 @@ class Train(Strict):
                 f"{self.prompts_per_step * size} rollouts."
             )
         return self
+
+    @model_validator(mode="after")
+    def _tree_advantages_have_trees(self) -> Train:
+        if self.advantage.tree != "leaf" and self.rollout.type != "tree":
+            raise ValueError(
+                f'advantage.tree = "{self.advantage.tree}" needs rollouts that share prefixes; set '
+                'rollout.type = "tree", or drop it.'
+            )
+        return self
+
+    def check_shared_prefixes(self) -> None:
+        """Raises ValueError unless tokens that rollouts share have a loss of their own."""
+        for name, choice in (("loss", self.loss.type), ("correction", self.correction.type)):
+            if choice in ("gspo", "sequence_mask"):
+                raise ValueError(
+                    f'train.{name}.type = "{choice}" depends on whole rollouts, so the loss of a '
+                    "token that several share is not one number. Set learner.share_prefixes = "
+                    "false."
+                )

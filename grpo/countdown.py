@@ -51,7 +51,7 @@ class Rules(NamedTuple):
 
     largest_number: int
     signs: str
-    """Operations, out of `+-*/`; those that occur twice are drawn twice as often."""
+    """Operations to draw from, out of `+-*/`."""
     largest_value: int | None
     """Of the values on the way; None: any."""
     targets: range

@@ -26,7 +26,7 @@ from cotree.grpo.config_algorithm import Train
 from cotree.grpo.learner_group import LearnerGroup
 from cotree.grpo.models import copy_tokenizer, load_model
 from cotree.grpo.objective import StepStatistics, micro_batch_loss
-from cotree.grpo.policy import Policy, check_policy, to_device
+from cotree.grpo.policy import Policy, attention_balance, check_policy, to_device
 from cotree.grpo.schedule import learning_rate
 from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
 from cotree.grpo.trainable import (
@@ -57,6 +57,8 @@ class Learner:
     def __init__(self, spec: LearnerSpec, *, rank: int = 0, world_size: int = 1) -> None:
         self._spec, self._rank, self._world_size = spec, rank, world_size
         self._train: Train | None = None if spec.objective == "sft" else spec.objective
+        if self._train is not None and spec.learner.share_prefixes:
+            self._train.check_shared_prefixes()
         use_deterministic_kernels(threads=spec.learner.threads)
         self._accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -127,7 +129,10 @@ class Learner:
         for part in parts:
             limit = self._spec.learner.micro_batch_tokens
             # After the minibatches were cut, which are the same with and without.
-            rows = pack_trees(part, max_tokens=limit) if self._spec.learner.share_prefixes else part
+            rows = part
+            if self._spec.learner.share_prefixes:
+                balance = attention_balance(self._model)
+                rows = pack_trees(part, max_tokens=limit, balance=balance)
             shares = [
                 micro_batches(shard(rows, rank=rank, world_size=self._world_size), max_tokens=limit)
                 for rank in range(self._world_size)

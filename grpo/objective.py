@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cotree.grpo.config_algorithm import GspoLoss, SequenceMask, Train
+from cotree.grpo.config_algorithm import Train
 from cotree.grpo.loss import policy_loss
 from cotree.grpo.tree_packing import TreeBatch
 from cotree.grpo.types import Batch
@@ -82,12 +82,7 @@ def _tree_loss(
     The surrogate at advantage +1, -1 and 0 is weighed by P, M and the sum of weights; the last
     call brings the divergence penalty alone.
     """
-    if isinstance(train.loss, GspoLoss) or isinstance(train.correction, SequenceMask):
-        raise ValueError(
-            f'loss.type = "{train.loss.type}" with correction.type = "{train.correction.type}" '
-            "depends on whole rollouts, so tokens that rollouts share have no loss of their own. "
-            "Set learner.share_prefixes = false."
-        )
+    train.check_shared_prefixes()
     rows = batch.num_rows.clamp(min=1)
     parts = {
         1.0: (batch.positive, batch.num_positive),

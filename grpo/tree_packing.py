@@ -63,7 +63,7 @@ class TreeBatch(Batch):
         return before & (columns[:, None] < self.subtree_ends[:, None, :])
 
 
-def pack_trees(batch: Batch, *, max_tokens: int) -> TreeBatch:
+def pack_trees(batch: Batch, *, max_tokens: int, balance: float) -> TreeBatch:
     """The same step with every prefix that rows share stored once. Exact for any rows.
 
     Tokens are shared where they, everything before them, their masks and their behaviour
@@ -74,6 +74,9 @@ def pack_trees(batch: Batch, *, max_tokens: int) -> TreeBatch:
         batch: rows of at least one token. Its mask is False at position 0.
         max_tokens: most tokens of a tree: a larger one is cut between leaves, and the pieces
             share nothing. A single row may be longer.
+        balance: tokens of a row at which attention costs as much as all else that the model does.
+            A tree of L tokens costs L * (1 + L / balance), for its mask is dense, so a row joins a
+            tree only where that is cheaper than a row apart. Infinity: always.
 
     Returns:
         One row per tree, in the order in which prompts first appear.
@@ -88,7 +91,7 @@ def pack_trees(batch: Batch, *, max_tokens: int) -> TreeBatch:
         # In lexical order, a row shares the longest prefix with the row before it.
         tree = _Tree()
         for row in sorted(rows, key=keys.__getitem__):
-            if tree.rows and tree.size_with(keys[row]) > max_tokens:
+            if tree.rows and not tree.gains(keys[row], max_tokens=max_tokens, balance=balance):
                 trees.append(tree)
                 tree = _Tree()
             tree.add(row, keys[row])
@@ -126,9 +129,12 @@ class _Tree:
         self.subtree_ends: list[int] = []
         self._last: Sequence[_Key] = ()
 
-    def size_with(self, key: Sequence[_Key]) -> int:
-        """Tokens that the tree would have with this row as well."""
-        return len(self.parents) + len(key) - self._shared(key)
+    def gains(self, key: Sequence[_Key], *, max_tokens: int, balance: float) -> bool:
+        """Whether the row fits, and costs less in this tree than apart."""
+        size, shared = len(self.parents), self._shared(key)
+        joined = size + len(key) - shared
+        added_pairs = joined**2 - size**2 - len(key) ** 2
+        return joined <= max_tokens and added_pairs / balance <= shared
 
     def add(self, row: int, key: Sequence[_Key]) -> None:
         shared, start = self._shared(key), len(self.parents)

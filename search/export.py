@@ -29,19 +29,16 @@ from cotree.search.monte_carlo import (
 from cotree.search.tree import ROOT, Node, Tree
 from cotree.search.tree_json import SearchRecord
 
-INDEPENDENT = frozenset(
-    {
-        "best-of",
-        "first",
-        "majority",
-        "monte-carlo",
-        "sample",
-        "vetoed-majority",
-        "weighted-majority",
-    }
+INDEPENDENT = (
+    "monte-carlo",
+    "sample",
+    "majority",
+    "best-of",
+    "weighted-majority",
+    "vetoed-majority",
 )
 """Strategies, by the name before the colon, that draw completions without regard to what becomes of
-them. Values of their nodes are unbiased."""
+them, unless they stop at refuted steps. Values of their nodes are unbiased."""
 
 Rank = Literal["mean-q", "score"]
 """What makes a trace a good one. `mean-q`: the mean value of the nodes on its path, as the strategy
@@ -333,7 +330,8 @@ def _is_same(one: Node, other: Node, max_similarity: float) -> bool:
 
 def is_independent(strategy: str) -> bool:
     """Whether a strategy of this full name draws completions regardless of what becomes of them."""
-    return strategy.partition(":")[0] in INDEPENDENT
+    name, _, settings = strategy.partition(":")
+    return name in INDEPENDENT and "stops_when_refuted=true" not in settings.split(",")
 
 
 def step_labels(searches: Sequence[GradedSearch], *, min_outcomes: int) -> Selected[StepLabel]:
@@ -382,8 +380,8 @@ def _refuse_adaptive(record: SearchRecord) -> None:
         raise ValueError(
             f"search {record.search} is of {record.strategy!r}, which draws more where values are "
             "high or steps are not refuted, so that the shares of right completions in its tree "
-            "are biased (by -75 % to +45 % in a simulation). Search with `monte-carlo` for labels, "
-            f"or with one of {', '.join(sorted(INDEPENDENT))}."
+            "are biased (by -75 % to +45 % in a simulation). Search with `monte-carlo` for labels; "
+            f"{', '.join(INDEPENDENT[1:])} will do if they do not stop at refuted steps."
         )
 
 

@@ -1,6 +1,6 @@
 """Gumbel-Top-k and Sequential Halving: spending a known number of simulations on a few children.
 
-Pure functions. Sequences have one entry a child, in one order. Shape letter: A children.
+Pure functions. Sequences have one entry a child, in one order; A is their number in shapes.
 Values are in [0, 1] as scores are, so they are not rescaled (mctx rescales by default).
 """
 
@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cotree.search.selection import mean_values, softmax
+from cotree.search.selection import softmax
 
 C_VISIT = 50.0
 C_SCALE = 0.1
@@ -89,41 +89,37 @@ def sigma(
     Returns:
         [A] nats.
 
-    Source: Danihelka et al. 2022, eq. 8.
+    Source: Danihelka et al. 2022, sec. 3.4.
     """
     scale = (c_visit + max(visits)) * c_scale
     return [scale * q for q in qvalues]
 
 
-def completed_qvalues(
-    visits: Sequence[float],
-    value_sums: Sequence[float],
-    priors: Sequence[float],
-    *,
-    value: float,
-) -> list[float]:
-    """Values of all children; those without a visit get the mixed value.
+def mixed_value(
+    visits: Sequence[float], qvalues: Sequence[float], priors: Sequence[float], *, value: float
+) -> float:
+    """What is believed of a child without a visit; it completes the values of the others.
 
-        v_mix = (V + N * sum_{b visited} P(b) Q(b) / sum_{b visited} P(b)) / (1 + N),  N = sum_b N(b)
+        (V + N * q) / (1 + N),    q = sum_b P(b) Q(b) / sum_b P(b),    N = sum_b N(b)
+
+    with the sums of q over children that were visited.
 
     Args:
         visits: [A] N(a).
-        value_sums: [A] W(a).
+        qvalues: [A] Q(a); not read where N(a) = 0.
         priors: [A] P(a), above 0.
-        value: V, an estimate of the parent's value.
+        value: V, an estimate of the parent's value that owes nothing to the children.
 
-    Returns:
-        [A] Q(a) = W(a) / N(a), v_mix where N(a) = 0.
-
-    Source: Danihelka et al. 2022, appendix D, eq. 33.
+    Source: Danihelka et al. 2022, appendix D.
     """
+    tried = [
+        (prior, q) for count, q, prior in zip(visits, qvalues, priors, strict=True) if count > 0
+    ]
+    if not tried:
+        return value
+    weighted = sum(prior * q for prior, q in tried) / sum(prior for prior, _ in tried)
     total = sum(visits)
-    qvalues = mean_values(visits, value_sums, unvisited=0.0)
-    tried = [prior if count > 0 else 0.0 for count, prior in zip(visits, priors, strict=True)]
-    seen = sum(tried)
-    weighted = sum(p * q for p, q in zip(tried, qvalues, strict=True)) / seen if seen else 0.0
-    mixed = (value + total * weighted) / (1.0 + total)
-    return mean_values(visits, value_sums, unvisited=mixed)
+    return (value + total * weighted) / (1.0 + total)
 
 
 def improved_policy(
@@ -141,7 +137,7 @@ def improved_policy(
     Returns:
         [A].
 
-    Source: Danihelka et al. 2022, eq. 11.
+    Source: Danihelka et al. 2022, sec. 4.
     """
     scaled = sigma(visits, qvalues)
     return softmax([math.log(p) + s for p, s in zip(priors, scaled, strict=True)])
@@ -164,7 +160,7 @@ def behind_policy(
     Returns:
         [A].
 
-    Source: Danihelka et al. 2022, eq. 14 (inner nodes).
+    Source: Danihelka et al. 2022, sec. 5 (inner nodes).
     """
     policy = improved_policy(visits, qvalues, priors)
     total = sum(visits)

@@ -71,10 +71,12 @@ def step_value(outcomes: Sequence[bool]) -> StepValue:
     return StepValue(fmean(outcomes), len(outcomes))
 
 
-def difference_in_errors(better: StepValue, worse: StepValue) -> float:
+def difference_in_errors(a: StepValue, b: StepValue) -> float:
     """How far one value is above another, in standard errors of the difference.
 
         (p_a - p_b) / sqrt(e_a^2 + e_b^2),    p and e as in `StepValue.adjusted`
+
+    It is 0 where the shares themselves are equal (2 of 2, 1 of 1) or in the other order.
 
     With the plain error, 1 of 1 right against 0 of 1 would be infinitely far apart. With the
     adjusted one, two equal values with as many outcomes each come out more than 2 apart at most
@@ -82,8 +84,10 @@ def difference_in_errors(better: StepValue, worse: StepValue) -> float:
 
     Source: Agresti and Caffo 2000.
     """
-    center_a, error_a = better.adjusted
-    center_b, error_b = worse.adjusted
+    center_a, error_a = a.adjusted
+    center_b, error_b = b.adjusted
+    if (center_a - center_b) * (a.soft - b.soft) <= 0.0:
+        return 0.0
     return (center_a - center_b) / math.hypot(error_a, error_b)
 
 
@@ -171,6 +175,23 @@ def _mean_value(children: Sequence[Node], values: Mapping[int, StepValue]) -> St
 # --- drawing -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class MonteCarloSettings:
+    """Of `MonteCarlo`."""
+
+    chains: int = 4
+    """Completions of the question whose prefixes are measured."""
+    samples: int = 8
+    """Completions from each measured prefix."""
+    every: int = 1
+    """Measures prefixes of `every`, 2 `every`, … steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("chains", "samples", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be 1 or more.")
+
+
 class MonteCarlo(Growing):
     """Independent completions, then further ones from prefixes of these.
 
@@ -184,24 +205,9 @@ class MonteCarlo(Growing):
         arXiv:2410.01679 (VinePPO), for fresh completions from every state.
     """
 
-    def __init__(self, chains: int, samples: int, *, every: int = 1) -> None:
-        """Asks for nothing yet.
-
-        Args:
-            chains: completions of the question whose prefixes are measured.
-            samples: completions from each measured prefix.
-            every: measures prefixes of `every`, 2 `every`, … steps.
-
-        Raises:
-            ValueError: a number is below 1.
-        """
+    def __init__(self, settings: MonteCarloSettings) -> None:
         super().__init__()
-        for name, number in (("chains", chains), ("samples", samples), ("every", every)):
-            if number < 1:
-                raise ValueError(f"{name} = {number} of monte-carlo must be 1 or more.")
-        self._chains = chains
-        self._samples = samples
-        self._every = every
+        self._settings = settings
         self._measured: list[int] | None = None
         self._num_drawn = 0
 
@@ -215,21 +221,21 @@ class MonteCarlo(Growing):
         return voted(voters(self.tree), "count")
 
     def _next(self) -> Job | None:
-        if self.tree[ROOT].draws < self._chains:
-            return self._job(ROOT, "rollout")
+        if self.tree[ROOT].draws < self._settings.chains:
+            return self._job(ROOT, "rollout", is_whole=True)
         if self._measured is None:
             if self.num_under_way:
                 return None
             self._measured = [
                 node.id
                 for node in self.tree.nodes
-                if node.is_open and node.id != ROOT and node.depth % self._every == 0
+                if node.is_open and node.id != ROOT and node.depth % self._settings.every == 0
             ]
-        if self._num_drawn >= self._samples * len(self._measured):
+        if self._num_drawn >= self._settings.samples * len(self._measured):
             return None
         node = self._measured[self._num_drawn % len(self._measured)]
         self._num_drawn += 1
-        return self._job(node, "rollout")
+        return self._job(node, "rollout", is_whole=True)
 
     def _grown(self, job: Job, reply: Reply, grown: list[int]) -> None:
         del job

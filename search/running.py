@@ -79,6 +79,7 @@ class RunningSearch:
         self._works: dict[int, _Work] = {}
         self._outbox: list[Request] = []
         self._held: Job | None = None
+        self._is_out_of_budget = False
         self._ready: dict[int, Reply] = {}
         self._next_told = 0
 
@@ -87,7 +88,7 @@ class RunningSearch:
         """Nothing is under way and nothing will be."""
         if self._works or self._held is not None:
             return False
-        return self.strategy.is_done or self.ledger.free < 1
+        return self.strategy.is_done or self._is_out_of_budget
 
     def requests(self) -> list[Request]:
         """What engines should do now: further parts of jobs, and new jobs within the limits."""
@@ -169,6 +170,8 @@ class RunningSearch:
         if self._held is not None:
             return self._held
         if self.ledger.free < 1:
+            self._is_out_of_budget = not self._works
+        if self.ledger.free < 1 or self._is_out_of_budget:
             return None
         asked = self.strategy.ask(1)
         return asked[0] if asked else None
@@ -177,7 +180,7 @@ class RunningSearch:
         """Reserves the job's tokens and queues its first request; False: it has to wait.
 
         A job that could need more than is free waits for what is under way to be settled; when
-        nothing is, it gets what is left.
+        nothing is, it gets what is left, or is given up if it must be whole.
         """
         tree = self.strategy.tree
         revises = job.kind == "revise"
@@ -191,9 +194,9 @@ class RunningSearch:
             self._held = job
             return False
         self._held = None
-        if granted < 1:
+        if granted < (needed if job.is_whole else 1):
             self.strategy.drop(job.number)
-            self._next_told += 1
+            self._is_out_of_budget = True
             return False
         self.ledger.reserve(job.number, granted)
         key = (*tree[job.node].key, job.draw)

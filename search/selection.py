@@ -1,7 +1,8 @@
 """Rules by which a tree search chooses among the children of a node. Pure functions.
 
-Sequences have one entry a child, in one order. A child has visits N (replies backed up through it),
-a value sum W (of their scores, in [0, 1]), jobs in flight O and a prior P. Shape letter: A children.
+Sequences have one entry a child, in one order. A child has visits N (replies backed up through it)
+and a value sum W (of their scores, in [0, 1]), jobs in flight O and a prior P. A stands for the
+number of children in shapes.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def wu_uct(
     Returns:
         [A].
 
-    Source: Liu et al. 2020, arXiv:1810.11755, eq. 4.
+    Source: Liu et al. 2020, arXiv:1810.11755, sec. 3.1.
     """
     expected = [count + under_way for count, under_way in zip(visits, inflight, strict=True)]
     return uct(expected, qvalues, c=c * math.sqrt(2.0))

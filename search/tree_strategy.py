@@ -109,10 +109,17 @@ class Growing:
         """Takes in that a job brought nothing."""
         del job
 
-    def _job(self, node: int, kind: JobKind, *, stops_when_refuted: bool = False) -> Job:
+    def _job(
+        self,
+        node: int,
+        kind: JobKind,
+        *,
+        stops_when_refuted: bool = False,
+        is_whole: bool = False,
+    ) -> Job:
         """A new job, under way from now on."""
         here = self.tree[node]
-        job = Job(self._num_asked, node, here.draws, kind, stops_when_refuted)
+        job = Job(self._num_asked, node, here.draws, kind, stops_when_refuted, is_whole)
         here.draws += 1
         self._num_asked += 1
         self._under_way[job.number] = job

@@ -53,6 +53,8 @@ class Job:
     kind: JobKind
     stops_when_refuted: bool = False
     """Ends a rollout or a revision after its first refuted step; costs one request a step."""
+    is_whole: bool = False
+    """It is given up where the budget could cut it short: a cut completion would count as wrong."""
 
 
 @dataclass(frozen=True, slots=True)

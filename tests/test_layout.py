@@ -27,7 +27,7 @@ FOREIGN = {
 }
 CONFIG = {f"cotree.grpo.config{part}" for part in ("", "_algorithm", "_evaluation", "_search")}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
-MATHS = ("advantage", "loss", "kl", "filter", "collate")
+MATHS = ("advantage", "tree_advantage", "loss", "kl", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
 RAY = (
     {"cluster"}

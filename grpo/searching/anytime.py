@@ -54,7 +54,7 @@ class Run:
     prompt_tokens: float | None = None
     """Read by the engine and not from its cache, mean of a search."""
     seconds: float | None = None
-    """Of wall-clock time, mean of a search."""
+    """Wall-clock time of the run, over the number of its searches: many went on at once."""
 
     def __post_init__(self) -> None:
         if not self.problems or not all(self.problems.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class RunCurve:
     flops: float | None
     """Mean of a search; None: not known."""
     seconds: float | None
-    """Wall-clock, mean of a search; None: not measured."""
+    """Wall-clock of the run, over the number of its searches; None: not measured."""
     against: Against | None
     """None: it is the baseline."""
 
@@ -106,12 +106,7 @@ def compared(
         ConfigError: a name is there twice or missing, runs share no problem, questions differ, or
             a budget is too small for a curve.
     """
-    names = [run.name for run in runs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    unknown = sorted({baseline, *oracles} - set(names))
-    if repeated or unknown:
-        wrong = f"two runs {repeated}" if repeated else f"no run {unknown}"
-        raise ConfigError(f"there are {wrong} among {names}; name each run once.")
+    _check_names([run.name for run in runs], {baseline, *oracles})
     ids = shared_problems(runs)
     kept = [_restricted(run, ids) for run in runs]
     by_name = {run.name: run for run in kept}
@@ -150,6 +145,14 @@ def compared(
             for run in kept
         ),
     )
+
+
+def _check_names(names: Sequence[str], wanted: Collection[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    unknown = sorted(set(wanted) - set(names))
+    if repeated or unknown:
+        wrong = f"two runs {repeated}" if repeated else f"no run {unknown}"
+        raise ConfigError(f"there are {wrong} among {list(names)}; name each run once.")
 
 
 def _restricted(run: Run, ids: Sequence[str]) -> Run:

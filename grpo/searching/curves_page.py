@@ -23,15 +23,15 @@ from cotree.grpo.searching.curves_compared import (
 WIDTH, HEIGHT = 780, 340
 """Of a drawing, in its own units; on the page it is as wide as its place."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 545, 14, 284
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 510, 14, 284
 _STEPS = (0.02, 0.05, 0.1, 0.2)
 """Distances of the horizontal lines, as shares; the first that needs at most `_MOST_ROWS`."""
 _MOST_ROWS = 6
 _APART = 19
 """Least distance between the labels of two curves."""
-_TICKS_APART = 56
+_TICKS_APART = 54
 """Least distance between two numbers below the horizontal axis."""
-_LONGEST_NAME = 18
+_LONGEST_NAME = 24
 """Characters of a run's name beside its curve; tables have all of it."""
 _COLORS = 6
 """In the template; further runs begin again, with other dashes and marks."""
@@ -182,9 +182,8 @@ def chart(comparison: Comparison, curves: Mapping[int, Sequence[Point]]) -> Char
     low, high = rows[0] * step, rows[-1] * step
 
     def x(budget: int) -> float:
-        return round(
-            _LEFT + (_RIGHT - _LEFT) * math.log(budget / first) / math.log(last / first), 1
-        )
+        share = math.log(budget / first) / math.log(last / first)
+        return round(_LEFT + (_RIGHT - _LEFT) * share, 1)
 
     def y(share: float) -> float:
         return round(_BOTTOM - (_BOTTOM - _TOP) * (share - low) / (high - low), 1)
@@ -202,12 +201,14 @@ def chart(comparison: Comparison, curves: Mapping[int, Sequence[Point]]) -> Char
 
 def _rows(lowest: float, highest: float) -> tuple[float, range]:
     """Distance of the horizontal lines, and the multiples of it that cover the values."""
-    for step in _STEPS:
-        first = min(math.floor(lowest / step + 1e-9), round(1 / step) - 1)
-        rows = range(first, max(math.ceil(highest / step - 1e-9), first + 1) + 1)
-        if len(rows) <= _MOST_ROWS:
-            break
-    return step, rows
+    covering = [(step, _multiples(lowest, highest, step)) for step in _STEPS]
+    return next((found for found in covering if len(found[1]) <= _MOST_ROWS), covering[-1])
+
+
+def _multiples(lowest: float, highest: float, step: float) -> range:
+    """From the last one below the values to the first above, two at least, within 0 and 1."""
+    first = min(math.floor(lowest / step + 1e-9), round(1 / step) - 1)
+    return range(first, max(math.ceil(highest / step - 1e-9), first + 1) + 1)
 
 
 def _drawn(

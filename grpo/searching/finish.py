@@ -20,7 +20,6 @@ from cotree.grpo.result import write_json
 from cotree.grpo.searching.records import read_searches
 from cotree.grpo.searching.sampler import SearchFiles
 from cotree.grpo.searching.viewer import write_viewer
-from cotree.search.tree_json import SearchRecord
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,7 @@ def _searched(
         page=page,
     )
     search = settings.search
+    marks = correct_searches(folder.samples(job.name))
     write_viewer(
         page,
         records,
@@ -129,18 +129,18 @@ def _searched(
             "Prefix cache": percent(searched.hit_rate),
             "Code": describe_code(),
         },
-        correct=correct_searches(folder.samples(job.name), records),
+        correct=lambda record: marks.get(record.search),
     )
     return searched
 
 
-def correct_searches(samples: Path, records: Sequence[SearchRecord]) -> dict[int, bool | None]:
+def correct_searches(samples: Path) -> dict[int, bool | None]:
     """Whether what each search selected is right, by its number; None: it could not be graded."""
     found: dict[int, bool | None] = {}
     for graded in read_records(samples):
         for place, sample in enumerate(graded.samples):
             found[graded.index * len(graded.samples) + place] = sample.correct
-    return {record.search: found.get(record.search) for record in records}
+    return found
 
 
 def _speed(path: Path) -> float:

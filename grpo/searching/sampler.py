@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
+from transformers import PreTrainedTokenizerFast
+
 from cotree.grpo.evaluation.engine_sampler import PromptEncoder
 from cotree.grpo.evaluation.records import Ask, Drawn, Prompt
 from cotree.grpo.evaluation.scoring import START_OF_THINKING
@@ -201,16 +203,26 @@ def _numbered(asks: Sequence[Ask]) -> dict[int, tuple[Ask, int]]:
     }
 
 
-def texts_of(token_decoder: Callable[[list[int]], str]) -> Decode:
-    """A decoder that remembers single tokens: paths are decoded token by token, again and again."""
+def text_decoder(tokenizer: PreTrainedTokenizerFast) -> Decode:
+    """Tokens to text, special ones skipped.
+
+    Single tokens are remembered: a path is decoded token by token, again and again.
+    """
     pieces: dict[int, str] = {}
+
+    def text_of(token_ids: list[int]) -> str:
+        text = tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str), type(text)
+        return text
 
     def decode(token_ids: list[int]) -> str:
         if len(token_ids) != 1:
-            return token_decoder(token_ids)
+            return text_of(token_ids)
         token = token_ids[0]
         if token not in pieces:
-            pieces[token] = token_decoder(token_ids)
+            pieces[token] = text_of(token_ids)
         return pieces[token]
 
     return decode

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.config_file import ConfigError
 from cotree.grpo.config_search import ModelSearch
 from cotree.grpo.evaluation.engine_sampler import (
@@ -18,10 +19,11 @@ from cotree.grpo.evaluation.fingerprint import model_identity
 from cotree.grpo.evaluation.job import Job, all_parts, make_jobs
 from cotree.grpo.evaluation.measure import Prepared
 from cotree.grpo.evaluation.records import Sampler
+from cotree.grpo.generator import GeneratorGroup
 from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.searching.judge import BenchmarkJudge
 from cotree.grpo.searching.revision import revision_prompt
-from cotree.grpo.searching.sampler import SearchFiles, SearchPlan, SearchSampler, texts_of
+from cotree.grpo.searching.sampler import SearchFiles, SearchPlan, SearchSampler, text_decoder
 from cotree.grpo.tokens import load_tokenizer
 from cotree.search.ledger import Limits
 from cotree.search.step_rule import step_rule_named
@@ -44,74 +46,56 @@ def prepare_searches(model: str, settings: ModelSearch, root: Path) -> Prepared:
     measured, search, engines = settings.benchmarks, settings.search, settings.engines
     plan = _plan(settings)
     tokenizer = load_tokenizer(model, revision=engines.revision)
-    encoder = PromptEncoder(tokenizer)
+    encoder, decode = PromptEncoder(tokenizer), text_decoder(tokenizer)
     jobs = make_jobs(measured, has_template=encoder.template is not None)
     for job in jobs:
         _refuse_unfit(job, plan.strategy, search.value)
-    prompt_tokens = longest_prompt(jobs, encoder)
-    if "revise" in plan.strategy.kinds:
-        prompt_tokens = _longest_revision(jobs, encoder) + measured.max_tokens
     generator = generator_settings(
         model,
         engines,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=_longest_prompt(jobs, encoder, plan, measured),
         max_tokens=measured.max_tokens,
         tokens_beside=-(-plan.concurrency // engines.replicas) * search.budget_tokens,
     )
     description = engine_description(engines.dtype)
 
-    def decoded(token_ids: list[int]) -> str:
-        text = tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str), type(text)
-        return text
-
     @contextmanager
     def open_sampler() -> Generator[Callable[[Job], Sampler]]:
-        with running_engines(
-            model, generator, revision=engines.revision, seed=measured.seed
-        ) as group:
+        running = running_engines(model, generator, revision=engines.revision, seed=measured.seed)
+        with running as group:
+            yield lambda job: SearchSampler(
+                plan,
+                _questions(job),
+                SearchFiles.of(root, job.name),
+                encoder=encoder,
+                decode=decode,
+                open_session=lambda: _session(group, measured),
+                open_judge=lambda opens: BenchmarkJudge(
+                    job.benchmark, measured, value=search.value, prompt_opens_thinking=opens
+                ),
+                description=description,
+            )
 
-            def sampler_of(job: Job) -> Sampler:
-                return SearchSampler(
-                    plan,
-                    _questions(job),
-                    SearchFiles.of(root, job.name),
-                    encoder=encoder,
-                    decode=texts_of(decoded),
-                    open_session=lambda: GeneratorSession(
-                        group,
-                        temperature=measured.temperature,
-                        top_p=measured.top_p,
-                        min_version=0,
-                    ),
-                    open_judge=lambda opens: BenchmarkJudge(
-                        job.benchmark, measured, value=search.value, prompt_opens_thinking=opens
-                    ),
-                    description=description,
-                )
-
-            yield sampler_of
-
-    searched = {
-        "strategy": plan.strategy.name,
-        "budget_tokens": search.budget_tokens,
-        "width": search.width,
-        "steps": search.steps,
-        "value": search.value,
-    }
     return Prepared(
         model=model,
         identity=model_identity(model, engines.revision),
         jobs=jobs,
         parts={
             job.name: all_parts(job, engine=description, template=encoder.template)
-            | {"search": searched}
+            | {
+                "search": search.model_dump(exclude={"concurrency"})
+                | {"strategy": plan.strategy.name}
+            }
             for job in jobs
         },
         open_sampler=open_sampler,
         draws_single_completions=False,
+    )
+
+
+def _session(group: GeneratorGroup, measured: Benchmarks) -> GeneratorSession:
+    return GeneratorSession(
+        group, temperature=measured.temperature, top_p=measured.top_p, min_version=0
     )
 
 
@@ -144,18 +128,20 @@ def _refuse_unfit(job: Job, strategy: NamedTreeStrategy, value: str | None) -> N
         )
 
 
-def _longest_revision(jobs: list[Job], encoder: PromptEncoder) -> int:
-    """Tokens of the longest prompt that asks for a revision, its draft not counted."""
+def _longest_prompt(
+    jobs: list[Job], encoder: PromptEncoder, plan: SearchPlan, measured: Benchmarks
+) -> int:
+    """Tokens of the longest prompt, or of the longest one that asks for a revision."""
+    if "revise" not in plan.strategy.kinds:
+        return longest_prompt(jobs, encoder)
+    prompts = [revision_prompt(ask.prompt, "") for job in jobs for ask in job.asks]
     try:
-        return max(
-            len(encoder.token_ids(revision_prompt(ask.prompt, "")))
-            for job in jobs
-            for ask in job.asks
-        )
+        longest = max(len(encoder.token_ids(prompt)) for prompt in prompts)
     except ValueError as error:
         raise ConfigError(
             f"the strategy asks the model to revise its drafts, and {error} Use another strategy."
         ) from error
+    return longest + measured.max_tokens
 
 
 def _questions(job: Job) -> dict[int, Question]:

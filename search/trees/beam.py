@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cotree.search.tree import ROOT
+from cotree.search.tree import ROOT, Node
 from cotree.search.trees.rounds import Rounds
 from cotree.search.votes import best_scored, may_vote, voted, voters
 
@@ -49,11 +50,14 @@ class _Lane:
 class Beam(Rounds):
     """In each round, `expansions` steps after each kept state; the best of what they lead to stay.
 
-    Refuted states are dropped, the others ordered by score, and by their place in the tree where
-    scores are equal. A finished completion among the best leaves the beam with its place, and one
-    that is outranked stays a candidate of the tree. So a beam narrows, nothing is copied to fill it
-    up, and what is unfinished is never selected. The selected completion is of those with the
-    highest score, by vote.
+    Refuted states are dropped, the others ordered by score. Where scores are equal, as those of
+    rules mostly are, the first child of each state comes before any second one: by place in the
+    tree alone, all that is kept would soon descend from one state.
+
+    A finished completion among the best leaves the beam with its place, and one that is outranked
+    stays a candidate of the tree. So a beam narrows, nothing is copied to fill it up, and what is
+    unfinished is never selected. The selected completion is of those with the highest score, by
+    vote.
 
     Source: Snell et al. 2024, arXiv:2408.03314, sec. 5.2 (beam search against a verifier); Beeching
         et al. 2024, "Scaling test-time compute with open models" (DVTS).
@@ -97,8 +101,17 @@ class Beam(Rounds):
         usable = [
             node for node in distinct if not node.is_refuted and (node.is_open or may_vote(node))
         ]
-        usable.sort(key=lambda node: (-(node.score or 0.0), node.key))
-        best = usable[: lane.places]
+        best = _ranked(usable)[: lane.places]
         lane.states = [node.id for node in best if node.is_open]
         lane.places = len(lane.states) + lane.places - len(best)
         lane.draws = self._settings.expansions
+
+
+def _ranked(nodes: Iterable[Node]) -> list[Node]:
+    """The best first; see `Beam` for what is equally good. No matter in which order they come."""
+    found: list[tuple[float, int, Node]] = []
+    siblings: Counter[int] = Counter()
+    for node in sorted(nodes, key=lambda node: (-(node.score or 0.0), node.key)):
+        found.append((-(node.score or 0.0), siblings[node.parent], node))
+        siblings[node.parent] += 1
+    return [node for _, _, node in sorted(found, key=lambda one: (*one[:2], one[2].key))]

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cotree.rewards.equality.classes import answer_classes
 from cotree.search.halving import behind_policy
 from cotree.search.selection import (
     PUCT_C1,
@@ -32,6 +31,7 @@ from cotree.search.tree import ROOT, Node
 from cotree.search.tree_strategy import Growing
 from cotree.search.trees.gumbel import HalvingRoot
 from cotree.search.types import Job, Reply
+from cotree.search.votes import best_scored, voted, voters
 
 Rule = Literal["puct", "uct", "gumbel"]
 Parallel = Literal["wu", "virtual_loss", "none"]
@@ -130,34 +130,17 @@ class Mcts(Growing):
         self._halving: HalvingRoot | None = None
         self._highest: dict[int, float] = {}
         """Of the values that were backed up through each node."""
-        self._answered: list[int] = []
-        """Finished leaves with an answer."""
 
     def best(self) -> int | None:
         """The end of a completion with the answer that `MctsSettings.select` prefers.
 
-        Completions with a refuted step take part only where no other has an answer. Of equal
-        classes and of equal completions it is the one with more rollouts, then the first by key.
+        Completions with a refuted step take part only where no other has an answer.
         """
-        leaves = [self.tree[leaf] for leaf in self._answered]
+        leaves = voters(self.tree)
         leaves = [leaf for leaf in leaves if not leaf.is_refuted] or leaves
-        if not leaves:
-            return None
         if self._settings.select == "value":
-            highest = max(map(self._value, leaves))
-            leaves = [leaf for leaf in leaves if self._value(leaf) == highest]
-        leaves.sort(key=lambda leaf: leaf.key)
-        classes = answer_classes([leaf.answer for leaf in leaves])
-        voters = [[leaves[place] for place in found.members] for found in classes]
-        # Both `max` keep the first of equals, and classes come in an order of their own.
-        voters.sort(key=lambda members: members[0].key)
-        winners = max(voters, key=self._weight)
-        return max(winners, key=lambda leaf: (self._value(leaf), leaf.visits)).id
-
-    def _weight(self, members: Sequence[Node]) -> tuple[float, float]:
-        visits = sum(leaf.visits for leaf in members)
-        scores = sum(leaf.value_sum for leaf in members)
-        return (scores, visits) if self._settings.select == "vote" else (visits, scores)
+            leaves = best_scored(leaves)
+        return voted(leaves, "score" if self._settings.select == "vote" else "visits")
 
     # --- where the next simulation goes ----------------------------------------------------------
 
@@ -165,10 +148,7 @@ class Mcts(Growing):
         settings = self._settings
         if settings.simulations is not None and self._num_asked >= settings.simulations:
             return None
-        if settings.rule == "gumbel":
-            node = self._gumbel_root()
-        else:
-            node = self._selected(ROOT)
+        node = self._gumbel_root() if settings.rule == "gumbel" else self._selected(ROOT)
         if node is None:
             return None
         return self._job(node, "rollout", stops_when_refuted=settings.stops_when_refuted)
@@ -257,8 +237,6 @@ class Mcts(Growing):
             priors = sampled_priors([child.count for child in siblings])
             for child, prior in zip(siblings, priors, strict=True):
                 child.prior = prior
-        if end.is_finished and end.answer is not None and end.visits == 1:
-            self._answered.append(end.id)
 
     def _value(self, node: Node) -> float:
         """Of a node that was visited."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from cotree.search.monte_carlo import MonteCarlo, MonteCarloSettings
 from cotree.search.strategies import STRATEGIES
 from cotree.search.tree_strategy import TreeStrategy
 from cotree.search.trees.beam import Beam, BeamSettings
@@ -157,6 +158,13 @@ TREE_STRATEGIES: dict[str, TreeKind] = {
     "puct": _mcts("puct"),
     "uct": _mcts("uct"),
     "gumbel": _mcts("gumbel"),
+    "monte-carlo": TreeKind(
+        settings=MonteCarloSettings,
+        build=lambda settings, _: MonteCarlo(settings),
+        needs_verdicts=False,
+        kinds=frozenset(("rollout",)),
+        number="samples",
+    ),
 }
 """By name. Another strategy joins with an entry here."""
 

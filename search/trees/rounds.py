@@ -52,3 +52,7 @@ class Rounds(Growing):
     def _grown(self, job: Job, reply: Reply, grown: list[int]) -> None:
         del reply
         self._ends[self._place_of[job.number]] = grown[-1]
+        for place, at in enumerate(grown):
+            # Of several draws of one step, the first by number names it, whichever arrived first.
+            key = (*self.tree[job.node].key, job.draw, place)
+            self.tree[at].key = min(self.tree[at].key, key)

@@ -149,5 +149,5 @@ def test_a_reward_that_a_copy_of_the_target_would_earn_is_refused(rewards: objec
     settings = {**COUNTDOWN, "sft": cold_start(), "rewards": rewards}
     if rewards is None:
         del settings["rewards"]  # the default is `answer`
-    with pytest.raises(ValidationError, match='copy of the target.*name = "countdown"'):
+    with pytest.raises(ValidationError, match=r'copy of the target.*name = "countdown"'):
         Pipeline.model_validate(settings)

@@ -9,8 +9,11 @@ import torch
 from transformers import AutoTokenizer
 
 from cotree.grpo.config import Pipeline
+from cotree.grpo.countdown import read_question
 from cotree.grpo.models import load_model
 from cotree.grpo.supervised import Example, base_model, load_examples, run_sft, sft_batch
+from cotree.rewards.steps.countdown import countdown
+from cotree.rewards.types import Problem
 
 
 def _pipeline(folder: Path, *, num_steps: int = 4, max_positions: int = 128) -> Pipeline:
@@ -70,6 +73,23 @@ def test_an_example_is_prompt_and_solution_as_text_and_ends_with_eos(tmp_path: P
         assert solution.startswith("<think>\n")
         assert solution.endswith("}")
         assert tokenizer.decode(example.prompt_ids).endswith("\n")
+
+
+def test_a_new_model_has_the_alphabet_of_its_task(tmp_path: Path):
+    settings = _pipeline(tmp_path).model_dump() | {
+        "task": {"type": "countdown", "num_train": 40, "num_test": 8},
+        "rewards": [{"name": "countdown"}],
+    }
+    pipeline = Pipeline.model_validate(settings)
+    path, revision = base_model(pipeline)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert "->" in tokenizer.get_vocab()
+    for example in load_examples(pipeline, path, revision=revision):
+        question = tokenizer.decode(example.prompt_ids).removesuffix("\n")
+        numbers, target = read_question(question)
+        solution = tokenizer.decode(example.completion_ids, skip_special_tokens=True)
+        columns = {"numbers": numbers, "target": target}
+        assert countdown(solution, Problem("p", "", "", "", columns=columns)).value == 1.0
 
 
 def test_a_trace_longer_than_the_model_is_an_error_with_its_number(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Tests for grpo/tree_packing.py: the loss of packed trees is that of their rows, to rounding."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from cotree.rewards.types import Reward
 
 WHOLE = 10**6
 """A limit that cuts no tree."""
+
+
+def packed_at(batch, max_tokens: int) -> TreeBatch:
+    """Packed wherever tokens are shared, at whatever cost in attention."""
+    return pack_trees(batch, max_tokens=max_tokens, balance=math.inf)
 
 
 class Sampler:
@@ -137,7 +143,7 @@ LOSSES = ({"type": "grpo", "clip_high": 0.28}, {"type": "cispo"}, {"type": "rein
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss["type"])
 def test_packed_loss_gradient_and_statistics_are_those_of_the_rows(double_model, loss, aggregation):
     batch = batch_of(aggregation=aggregation)
-    packed = pack_trees(batch, max_tokens=WHOLE)
+    packed = packed_at(batch, WHOLE)
     assert int(packed.lengths.sum()) < 0.6 * int(batch.lengths.sum())
     for kl in (None, Kl(coef=0.1)):
         for correction in ({"type": "none"}, {"type": "tis", "cap": 1.5}, {"type": "mask"}):
@@ -156,7 +162,7 @@ def test_packed_loss_gradient_and_statistics_are_those_of_the_rows(double_model,
 def test_any_advantages_pack(double_model, tree):
     batch, train = batch_of(tree=tree), train_config()
     assert_same(
-        loss_and_gradient(double_model, [pack_trees(batch, max_tokens=WHOLE)], train),
+        loss_and_gradient(double_model, [packed_at(batch, WHOLE)], train),
         loss_and_gradient(double_model, [batch], train),
         1e-6,
     )
@@ -166,7 +172,7 @@ def test_netting_advantages_before_clipping_would_be_wrong(double_model):
     # What the packed loss must not do: at a token with A = +1 in one row and -1 in another, the
     # net advantage is 0 and so is its loss, but a clipped surrogate is not odd.
     batch, train = batch_of(tree="leaf"), train_config()
-    packed = pack_trees(batch, max_tokens=WHOLE)
+    packed = packed_at(batch, WHOLE)
     assert bool(((packed.num_positive > 0) & (packed.num_negative > 0)).any())
     net = packed.positive - packed.negative
     netted = dataclasses.replace(packed, positive=net.clamp(min=0), negative=(-net).clamp(min=0))
@@ -180,7 +186,7 @@ def test_in_float32_they_agree_to_a_millionth_of_the_largest_gradient(tiny_model
     batch = batch_of(dtype=torch.float32)
     train = train_config(kl=Kl(coef=0.1))
     theirs = loss_and_gradient(model, [batch], train)
-    ours = loss_and_gradient(model, [pack_trees(batch, max_tokens=WHOLE)], train)
+    ours = loss_and_gradient(model, [packed_at(batch, WHOLE)], train)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-6, abs=1e-6)
     scale = max(float(gradient.abs().max()) for gradient in theirs[1].values())
     for name, gradient in theirs[1].items():
@@ -189,7 +195,7 @@ def test_in_float32_they_agree_to_a_millionth_of_the_largest_gradient(tiny_model
 
 def test_cross_entropy_packs_as_well(double_model):
     batch = batch_of()
-    packed = pack_trees(batch, max_tokens=WHOLE)
+    packed = packed_at(batch, WHOLE)
     ours = loss_and_gradient(double_model, [packed], "sft")
     assert_same(ours, loss_and_gradient(double_model, [batch], "sft"), 1e-6)
 
@@ -197,17 +203,17 @@ def test_cross_entropy_packs_as_well(double_model):
 def test_however_packed_trees_are_cut_the_step_is_the_same(double_model):
     batch, train = batch_of(), train_config(kl=Kl(coef=0.1))
     whole = loss_and_gradient(double_model, [batch], train)
-    packed = pack_trees(batch, max_tokens=WHOLE)
+    packed = packed_at(batch, WHOLE)
     assert packed.token_ids.shape[0] == len(GROUPS)
     shards = [shard(packed, rank=rank, world_size=2) for rank in range(2)]
-    small = pack_trees(batch, max_tokens=30)  # trees are cut between leaves
+    small = packed_at(batch, 30)  # trees are cut between leaves
     assert len(GROUPS) < small.token_ids.shape[0] < batch.token_ids.shape[0]
     cuts = {
         "one tree each": micro_batches(packed, max_tokens=1),
         "two processes": [p for part in shards for p in micro_batches(part, max_tokens=90)],
         "more processes than trees": [shard(packed, rank=r, world_size=5) for r in range(5)],
         "trees cut up": micro_batches(small, max_tokens=60),
-        "every row alone": micro_batches(pack_trees(batch, max_tokens=1), max_tokens=60),
+        "every row alone": micro_batches(packed_at(batch, 1), max_tokens=60),
     }
     for pieces in cuts.values():
         assert all(isinstance(piece, TreeBatch) for piece in pieces)
@@ -217,7 +223,7 @@ def test_however_packed_trees_are_cut_the_step_is_the_same(double_model):
 def test_minibatches_are_cut_before_packing_and_stay_the_same(double_model):
     train = train_config()
     for part in split_rows(batch_of(), 3, aggregation="token_mean", max_tokens=20):
-        packed = pack_trees(part, max_tokens=WHOLE)
+        packed = packed_at(part, WHOLE)
         assert packed.num_tokens == part.num_tokens
         assert_same(
             loss_and_gradient(double_model, [packed], train),
@@ -239,7 +245,7 @@ def small_tree():
 
 
 def test_trees_stand_in_depth_first_order_with_sums_over_their_rows():
-    packed = pack_trees(small_tree(), max_tokens=WHOLE)
+    packed = packed_at(small_tree(), WHOLE)
     # Lexical order: 4 before 5 6 before 5 9. Each of the 5 trained tokens weighs 1/5.
     assert packed.token_ids.tolist() == [[7, 8, 4, 5, 6, 9]]
     assert packed.parents.tolist() == [[0, 0, 1, 1, 3, 3]]
@@ -267,9 +273,9 @@ def test_trees_stand_in_depth_first_order_with_sums_over_their_rows():
 def test_tokens_with_other_behaviour_logprobs_are_not_the_same():
     # Two chains that began alike by chance, sampled in other engine batches.
     group = group_of("a", leaf([(5, -0.5), (6, -1.0)], 1.0), leaf([(5, -0.51)], 0.0))
-    assert int(pack_trees(batch_of([group]), max_tokens=WHOLE).lengths) == 2 + 2 + 1
+    assert int(packed_at(batch_of([group]), WHOLE).lengths) == 2 + 2 + 1
     same = group_of("a", leaf([(5, -0.5), (6, -1.0)], 1.0), leaf([(5, -0.5)], 0.0))
-    assert int(pack_trees(batch_of([same]), max_tokens=WHOLE).lengths) == 2 + 2
+    assert int(packed_at(batch_of([same]), WHOLE).lengths) == 2 + 2
 
 
 def test_prompts_that_begin_alike_are_trees_of_their_own():
@@ -277,29 +283,38 @@ def test_prompts_that_begin_alike_are_trees_of_their_own():
         group_of(name, leaf([(9, -0.5)], 1.0), leaf([(8, -0.5)], 0.0), prompt=prompt)
         for name, prompt in (("a", (1, 2, 3)), ("b", (1, 2, 4)), ("c", (1, 2)))
     ]
-    packed = pack_trees(batch_of(groups), max_tokens=WHOLE)
+    packed = packed_at(batch_of(groups), WHOLE)
     assert packed.lengths.tolist() == [5, 5, 4]
 
 
 def test_rows_that_share_nothing_are_left_as_they_are():
     batch = random_batch(0)
-    packed = pack_trees(batch, max_tokens=WHOLE)
+    packed = packed_at(batch, WHOLE)
     for name in ("token_ids", "lengths", "mask", "behavior_logprobs", "weights"):
         assert torch.equal(getattr(packed, name), getattr(batch, name))
     torch.testing.assert_close(packed.advantages, batch.advantages)
 
 
 def test_a_tree_larger_than_the_limit_is_cut_between_leaves():
-    packed = pack_trees(batch_of(), max_tokens=25)
+    packed = packed_at(batch_of(), 25)
     assert int(packed.lengths.max()) <= 25
-    assert pack_trees(batch_of(), max_tokens=1).lengths.sum() == batch_of().lengths.sum()
+    assert packed_at(batch_of(), 1).lengths.sum() == batch_of().lengths.sum()
+
+
+def test_a_row_joins_a_tree_only_where_sharing_outweighs_attention():
+    # Rows 7 8 5 6 and 7 8 5 9 share 3 tokens. Joined: 5 tokens. The mask grows by 5^2 - 2 * 4^2 =
+    # -7 pairs, so they join at any balance. Then 7 8 4 shares 2: 6 tokens, and 6^2 - 5^2 - 3^2 =
+    # 2 more pairs, worth the 2 tokens from balance 1 on.
+    for balance, lengths in ((0.9, [3, 5]), (1.0, [6])):
+        packed = pack_trees(small_tree(), max_tokens=WHOLE, balance=balance)
+        assert sorted(packed.lengths.tolist()) == lengths
 
 
 # --- attention -------------------------------------------------------------------------------
 
 
 def test_a_branch_does_not_see_its_siblings_or_the_padding(double_model):
-    packed = pack_trees(batch_of(), max_tokens=WHOLE)
+    packed = packed_at(batch_of(), WHOLE)
     with torch.no_grad():
         before, _ = policy_logprobs(double_model, packed, temperature=1.0, packing=False)
         visible = packed.visible()
@@ -317,7 +332,7 @@ def test_a_branch_does_not_see_its_siblings_or_the_padding(double_model):
 
 
 def test_a_branch_sees_all_its_ancestors(double_model):
-    packed = pack_trees(batch_of(), max_tokens=WHOLE)
+    packed = packed_at(batch_of(), WHOLE)
     last = int(packed.lengths[0]) - 1
     with torch.no_grad():
         before, _ = policy_logprobs(double_model, packed, temperature=1.0, packing=False)
@@ -337,8 +352,8 @@ def test_a_branch_sees_all_its_ancestors(double_model):
     ids=["gspo", "sequence_mask"],
 )
 def test_what_depends_on_whole_rollouts_is_refused(double_model, settings):
-    packed = pack_trees(batch_of(), max_tokens=WHOLE)
-    with pytest.raises(ValueError, match=r"Set learner\.share_prefixes = false"):
+    packed = packed_at(batch_of(), WHOLE)
+    with pytest.raises(ValueError, match="depends on whole rollouts"):
         loss_and_gradient(double_model, [packed], train_config(**settings))
 
 
@@ -347,7 +362,7 @@ def test_equal_rewards_give_a_gradient_of_exactly_zero(double_model):
     equal = dataclasses.replace(
         group, rollouts=tuple(Rollout(r.completion, Reward(0.1, "")) for r in group.rollouts)
     )
-    packed = pack_trees(batch_of([equal]), max_tokens=WHOLE)
+    packed = packed_at(batch_of([equal]), WHOLE)
     loss, gradient, _ = loss_and_gradient(double_model, [packed], train_config())
     assert loss == 0.0
     assert not any(bool(g.any()) for g in gradient.values())

@@ -5,7 +5,7 @@ from itertools import pairwise, product
 from statistics import fmean, stdev
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_world import BAD, END_OF_LINE, FIRST_NONCE, GOOD, RIGHT, ToyWorld, play, reply_to
 
@@ -16,6 +16,7 @@ from cotree.search.monte_carlo import (
     OMEGA_LENGTH_TOKENS,
     FirstErrorSearch,
     MonteCarlo,
+    MonteCarloSettings,
     StepValue,
     continuation_values,
     difference_in_errors,
@@ -32,6 +33,10 @@ BUDGET = 10**9
 
 def step(*token_ids: int, end: StepEnd = "boundary") -> Step:
     return Step(token_ids, (-0.5,) * len(token_ids), " ".join(map(str, token_ids)), end)
+
+
+def strategy_of(chains: int, samples: int, *, every: int = 1) -> MonteCarlo:
+    return MonteCarlo(MonteCarloSettings(chains=chains, samples=samples, every=every))
 
 
 def outcomes_of(tree: Tree) -> dict[int, bool | None]:
@@ -51,6 +56,7 @@ def test_a_value_is_the_share_of_right_completions():
         step_value([])
 
 
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.integers(1, 64), st.booleans())
 def test_outcomes_that_agree_leave_an_error(n: int, outcome: bool):
     value = step_value([outcome] * n)
@@ -79,12 +85,15 @@ counts = st.integers(1, 40).flatmap(
 )
 
 
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(counts, counts)
 def test_a_difference_has_the_other_sign_the_other_way(one: StepValue, other: StepValue):
     errors = difference_in_errors(one, other)
     assert errors == pytest.approx(-difference_in_errors(other, one))
     assert math.isfinite(errors)
-    assert difference_in_errors(one, one) == 0.0
+    assert errors * (one.soft - other.soft) >= 0.0
+    if one.soft == other.soft:
+        assert errors == 0.0
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 16, 24])
@@ -154,7 +163,7 @@ def test_where_a_completion_was_given_up_there_is_no_value():
 
 
 def test_chains_come_first_and_then_every_prefix_in_turn():
-    world, strategy = ToyWorld(depth=4), MonteCarlo(2, 3, every=2)
+    world, strategy = ToyWorld(depth=4), strategy_of(2, 3, every=2)
     question = world.question(0)
     chains = strategy.ask(99)
     assert [(job.node, job.kind) for job in chains] == [(ROOT, "rollout")] * 2
@@ -176,11 +185,11 @@ def test_chains_come_first_and_then_every_prefix_in_turn():
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_numbers_below_one_are_refused(numbers: tuple[int, int, int]):
     with pytest.raises(ValueError, match="must be 1 or more"):
-        MonteCarlo(numbers[0], numbers[1], every=numbers[2])
+        strategy_of(numbers[0], numbers[1], every=numbers[2])
 
 
 def test_a_search_without_chains_ends():
-    strategy = MonteCarlo(1, 4)
+    strategy = strategy_of(1, 4)
     assert strategy.best() is None
     (job,) = strategy.ask(9)
     strategy.drop(job.number)
@@ -192,7 +201,7 @@ def test_neither_scores_nor_verdicts_change_what_is_drawn():
     drawn: list[list[tuple[int, ...]]] = []
     for recall, verified in ((0.0, True), (0.95, True), (0.0, False)):
         world = ToyWorld(depth=4, recall=recall, terminal_is_verified=verified)
-        strategy = MonteCarlo(3, 2)
+        strategy = strategy_of(3, 2)
         play(world, strategy, number=1, budget=BUDGET, batch=4)
         assert strategy.is_done
         tree = strategy.tree
@@ -207,7 +216,7 @@ def test_values_are_unbiased_at_every_depth(num_nonces: int):
     world = ToyWorld(depth=4, num_nonces=num_nonces)
     errors: dict[int, list[float]] = {}
     for number in range(150):
-        strategy = MonteCarlo(2, 3)
+        strategy = strategy_of(2, 3)
         play(world, strategy, number=number, budget=BUDGET, batch=8)
         tree, question = strategy.tree, world.question(number)
         values = continuation_values(tree, outcomes_of(tree))
@@ -229,7 +238,7 @@ def test_the_share_of_right_ends_is_biased_where_wrong_completions_are_longer():
     shares: list[float] = []
     values: list[float] = []
     for kinds in product((True, False), repeat=2):
-        strategy = MonteCarlo(2, 4)
+        strategy = strategy_of(2, 4)
         for number, is_short in enumerate(kinds):
             (job,) = strategy.ask(1)
             strategy.tell(_chain(job, is_short=is_short, nonce=number))
@@ -255,7 +264,7 @@ def _chain(job: Job, *, is_short: bool, nonce: int) -> Reply:
 
 
 def test_it_prefers_the_answer_that_most_completions_have():
-    strategy = MonteCarlo(3, 1)
+    strategy = strategy_of(3, 1)
     jobs = strategy.ask(3)
     for job, answer in zip(jobs, ("3", "4", "4"), strict=True):
         strategy.tell(Reply(job.number, (step(job.number, end="stop"),), answer, 1.0))
@@ -268,6 +277,7 @@ def test_it_prefers_the_answer_that_most_completions_have():
 # --- first errors ------------------------------------------------------------------------------
 
 
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
 def test_the_first_bad_step_is_found_in_logarithmically_many_prefixes(sizes: tuple[int, int]):
     num_steps, first_bad = sizes

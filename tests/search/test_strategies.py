@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -12,19 +13,26 @@ from cotree.grpo.evaluation.estimators import VoteClass, majority_at_k
 from cotree.rewards.equality.classes import answer_classes
 from cotree.search.strategies import (
     STRATEGIES,
+    BestOf,
     First,
     Majority,
     Resample,
     VetoedMajority,
+    WeightedMajority,
     strategy_named,
 )
-from cotree.search.strategy import Candidate, Strategy
+from cotree.search.strategy import UNLIMITED, Candidate, Strategy
 
 
 def candidate(
-    answer: str | None, *, finished: bool = True, refuted: bool = False, text: str = ""
+    answer: str | None,
+    *,
+    finished: bool = True,
+    refuted: bool = False,
+    text: str = "",
+    score: float = 1.0,
 ) -> Candidate:
-    return Candidate(text or f"so {answer}", answer, 10, finished, refuted)
+    return Candidate(text or f"so {answer}", answer, 10, finished, refuted, score)
 
 
 candidates = st.lists(
@@ -33,6 +41,7 @@ candidates = st.lists(
         st.sampled_from(["1", "2", "3", r"\frac{1}{2}", "0.5", None]),
         finished=st.booleans(),
         refuted=st.booleans(),
+        score=st.sampled_from([0.0, 0.3, 1.0]),
     ),
     min_size=1,
     max_size=7,
@@ -116,6 +125,44 @@ def test_resampling_gives_up_at_its_size_and_votes():
     assert strategy.ask() == 0
 
 
+def test_the_best_of_several_has_the_highest_score():
+    low, high, later = (candidate("4", score=one) for one in (0.2, 0.9, 0.9))
+    assert told(BestOf(3), [low, high, later]) is high
+
+
+def test_what_was_cut_or_has_no_answer_is_never_the_best_of_those_that_have_one():
+    cut, silent = candidate("5", finished=False), candidate(None)
+    bad = candidate("4", score=0.0)
+    assert told(BestOf(3), [cut, silent, bad]) is bad
+    assert told(BestOf(2), [silent, cut]) is silent  # none has one: the first
+
+
+def test_scores_weigh_votes():
+    # 0.5 + 0.4 for 4 against 0.8 for 5.
+    votes = [candidate("5", score=0.8), candidate("4", score=0.5), candidate("4", score=0.4)]
+    assert told(WeightedMajority(3), votes) is votes[1]
+    assert answer(WeightedMajority(2), *votes[:2]) == "5"
+
+
+@given(candidates)
+def test_equal_scores_make_a_weighted_vote_a_majority(completions: list[Candidate]):
+    alike = [replace(one, score=0.7) for one in completions]
+    size = len(alike)
+    assert told(WeightedMajority(size), alike) is told(Majority(size), alike)
+
+
+def test_without_a_size_only_whoever_drives_it_ends_a_strategy():
+    votes = [candidate("4") for _ in range(50)]
+    for name, kind in STRATEGIES.items():
+        strategy = kind.build(None)
+        assert strategy.ask() == {"first": 1, "resample": 1}.get(name, UNLIMITED)
+        strategy.tell(votes[:1])
+        if strategy.ask():
+            strategy.tell(votes[1:])
+            assert strategy.ask() == UNLIMITED
+        assert strategy.best() is votes[0]
+
+
 @given(candidates)
 def test_nobody_asks_for_more_than_its_size_or_selects_what_it_was_not_told(
     completions: list[Candidate],
@@ -142,7 +189,7 @@ def test_a_strategy_is_the_same_function_of_what_it_is_told(completions: list[Ca
 
 @given(candidates)
 def test_one_call_and_many_tell_the_same(completions: list[Candidate]):
-    for kind in (Majority, VetoedMajority):
+    for kind in (Majority, VetoedMajority, WeightedMajority, BestOf):
         one_by_one = kind(len(completions))
         for one in completions:
             one_by_one.tell([one])
@@ -170,6 +217,8 @@ def test_misuse_is_refused():
         Resample(8).tell([candidate("4")] * 2)
     with pytest.raises(ValueError, match="0 completions"):
         Majority(0)
+    with pytest.raises(ValueError, match="0 completions"):
+        BestOf(0)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +228,8 @@ def test_misuse_is_refused():
         ("majority:8", Majority, 8),
         ("vetoed-majority:16", VetoedMajority, 16),
         ("resample:1", Resample, 1),
+        ("best-of:4", BestOf, 4),
+        ("weighted-majority:4", WeightedMajority, 4),
     ],
 )
 def test_strategies_have_names(text: str, kind: type, size: int):
@@ -194,6 +245,7 @@ def test_strategies_have_names(text: str, kind: type, size: int):
     ("text", "message"),
     [
         ("mcts:8", "no strategy is named 'mcts'; there are first, majority:N, vetoed-majority:N"),
+        ("best-of", "whole number of completions from 1, such as best-of:8"),
         ("", "no strategy is named ''"),
         ("majority", "whole number of completions from 1, such as majority:8"),
         ("majority:", "whole number"),

@@ -1,13 +1,13 @@
-"""Tests for grpo/searching/viewer.py in a browser: what is seen, opened, searched, and never run."""
+"""Tests for grpo/searching/viewer.py in a browser: what is seen, opened and never run."""
 
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -18,7 +18,8 @@ from cotree.search.tree_json import Choice, SearchRecord
 from cotree.search.types import Job, Reply, Step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-NASTY = "</script><script>document.body.dataset.owned=1</script><img src=x onerror=document.body.dataset.owned=1>"
+OWNED = "document.body.dataset.owned=1"
+NASTY = f"</script><script>{OWNED}</script><img src=x onerror={OWNED}>"
 
 pytestmark = pytest.mark.skipif(
     not CHROMIUM, reason="no chromium on the PATH to look at the page with"
@@ -132,45 +133,61 @@ class Browser:
         )
 
     def after(self, script: str) -> dict:
-        """What a script found out: it fills `found`, with `rows()` and `press(key)` to help it."""
+        """What a script found out: it fills `found`, with the functions here to help it."""
         helpers = """
             const found = {};
             const $ = (id) => document.getElementById(id);
-            const tree = $("tree");
-            const rows = () => [...tree.querySelectorAll("[role=treeitem]")]
+            const all = (selector) => [...document.querySelectorAll(selector)];
+            const rows = () => all("#tree [role=treeitem]")
               .filter((item) => item.checkVisibility()).map((item) => Number(item.dataset.node));
-            const at = () => Number(document.activeElement.dataset.node);
-            const press = (...keys) => { for (const key of keys) document.activeElement
-              .dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true })); return at(); };
             const row = (node) => $(`row-${node}`);
+            const part = (node, selector) => row(node).querySelector(selector);
+            const at = () => Number(document.activeElement.dataset.node);
+            const press = (...keys) => keys.map((key) => {
+              const event = new KeyboardEvent("keydown", { key, bubbles: true });
+              document.activeElement.dispatchEvent(event);
+              return at();
+            });
+            const change = (id, value) => {
+              $(id).value = value;
+              for (const name of ["input", "change"]) $(id).dispatchEvent(new Event(name));
+              return all("#problems li").map((item) => !item.hidden);
+            };
+            const moved = () => window.dispatchEvent(new HashChangeEvent("hashchange"));
+            const visit = (address) => { location.hash = address; moved(); return rows(); };
         """
         page = re.sub(r"<meta http-equiv[^>]*>", "", self.page.read_text())
-        end = "; document.body.dataset.found = encodeURIComponent(JSON.stringify(found));"
+        end = "document.body.dataset.found = encodeURIComponent(JSON.stringify(found));"
         copy = self.folder / "copy.html"
-        copy.write_text(
-            page.replace("</body>", f"<script>{{{helpers}{script}{end}}}</script></body>")
-        )
+        script = f"<script>{{{helpers}{script}{end}}}</script></body>"
+        copy.write_text(page.replace("</body>", script))
         seen = self.look(page=copy)
         assert seen.console == []
-        quoted = seen.value("found")
-        assert quoted is not None
-        return json.loads(
-            re.sub("%([0-9A-F]{2})", lambda hexadecimal: chr(int(hexadecimal[1], 16)), quoted)
-        )
+        return json.loads(unquote(seen.value("found") or ""))
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    yield Browser(tmp_path_factory.mktemp("browser"))
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    return Browser(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def played(browser: Browser) -> dict:
+    """What one visit of the page found out, for several tests: starting a browser takes seconds."""
+    return browser.after("".join(SCRIPTS))
+
+
+# --- the page as it is
 
 
 def test_the_path_to_the_chosen_answer_is_open_at_first(browser: Browser):
     seen = browser.look()
     assert seen.console == []
     # All of the path, and the siblings beside it; the refuted step is closed.
-    assert seen.rows == [0, 1, 2, 3, 4, 6]
-    assert seen.built == seen.rows  # what is closed has no elements yet
-    assert {node for node, found in seen.states.items() if "on-path" in (found.get("class") or "")}
+    assert seen.rows == BEST
+    assert list(seen.states) == seen.rows  # what is closed has no elements yet
+    on_path = [node for node, found in seen.states.items() if found.get("class") == "on-path"]
+    assert on_path == [0, 1, 2, 3]
     assert {node: found.get("aria-expanded") for node, found in seen.states.items()} == {
         0: "true",
         1: "true",
@@ -182,40 +199,24 @@ def test_the_path_to_the_chosen_answer_is_open_at_first(browser: Browser):
     assert [node for node, found in seen.states.items() if found["aria-selected"] == "true"] == [3]
     assert [int(found["aria-level"] or 0) for found in seen.states.values()] == [1, 2, 3, 4, 3, 2]
     assert seen.states[4]["class"] == "refuted"
-    assert "★ chosen" in seen.dom
-    assert "depth 4 ·" not in seen.dom
-    assert "7 nodes · depth 3 · 2 finished · 1 cut · 1 refuted step" in seen.dom
-
-
-def test_the_address_opens_a_problem_with_all_steps(browser: Browser):
-    seen = browser.look("#problem=2&expand=all")
-    assert seen.console == []
-    assert seen.rows == [0, 1, 2, 3, 4, 5, 6]
-    assert "pear a" in seen.dom.split('id="tree"')[1].split("</main>")[0]
-    assert browser.look("#problem=2&expand=none").rows == [0, 1, 6]
-
-
-def test_the_address_opens_a_step(browser: Browser):
-    seen = browser.look("#problem=1&node=5")
-    assert seen.rows == [0, 1, 2, 3, 4, 5, 6]
-    assert seen.states[5]["aria-selected"] == "true"
-    # An address that leads nowhere is none.
-    assert browser.look("#problem=99&node=77&expand=?").rows == [0, 1, 2, 3, 4, 6]
+    assert seen.dom.count("★ chosen</span>") == 1
+    assert "7 nodes · depth 3 · 2 finished · 1 cut · 1 refuted step ·" in seen.dom
 
 
 def test_what_a_model_wrote_is_shown_and_not_run(browser: Browser):
     seen = browser.look("#problem=3&expand=all")
     assert seen.console == []
+    assert seen.rows == EVERYTHING
     assert seen.value("owned") is None
     assert "<img" not in seen.dom
-    assert seen.dom.count("&lt;/script&gt;&lt;script&gt;document.body.dataset.owned=1") >= 4
+    assert seen.dom.count(f"&lt;/script&gt;&lt;script&gt;{OWNED}") >= 4
 
 
 def test_only_the_script_of_the_page_is_allowed(browser: Browser):
     # One more script in the page, and one changed: neither runs, and the console says why.
     copy = browser.folder / "changed.html"
     page = browser.page.read_text()
-    more = "<script>document.body.dataset.owned=1</script></body>"
+    more = f"<script>{OWNED}</script></body>"
     copy.write_text(page.replace("</body>", more).replace('"use strict";', '"use strict"; '))
     seen = browser.look(page=copy)
     assert seen.rows == []
@@ -224,105 +225,138 @@ def test_only_the_script_of_the_page_is_allowed(browser: Browser):
     assert all("Content Security Policy" in line for line in seen.console)
 
 
-def test_buttons_and_clicks_open_and_close(browser: Browser):
-    found = browser.after("""
-        found.first = rows();
-        $("expand-all").click(); found.all = rows();
-        $("collapse-all").click(); found.none = rows();
-        found.selected = tree.querySelector("[aria-selected=true]").dataset.node;
-        $("show-best").click(); found.best = rows();
-        row(4).click(); found.opened = rows(); row(4).click(); found.closed = rows();
-        row(1).click(); found.parent = rows();
-        $("box-5").dispatchEvent(new MouseEvent("click", { bubbles: true })); found.box = [at(), rows()];
-    """)
-    everything, best = [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6]
-    assert found == {
-        "first": best,
-        "all": everything,
-        "none": [0, 1, 6],
-        "selected": "1",  # the chosen one was; it is hidden in its first step
-        "best": best,
-        "opened": everything,
-        "closed": best,
-        "parent": [0, 1, 6],
-        "box": [5, everything],
+# --- one visit of the page: each part says what its script found
+
+EVERYTHING, BEST, CLOSED = [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 6], [0, 1, 6]
+
+SCRIPTS = [
+    """
+    found.addresses = ["#problem=2&expand=all", "#problem=2&expand=none", "#problem=1&node=5",
+      "#problem=99&node=77&expand=?"].map((address) => [visit(address), $("name").textContent]);
+    visit("#problem=1&node=5");
+    found.step = [at(), document.activeElement.getAttribute("aria-selected")];
+    """,
+    """
+    found.clicks = { first: visit("#problem=1") };
+    $("expand-all").click(); found.clicks.all = rows();
+    $("collapse-all").click(); found.clicks.none = rows();
+    found.clicks.selected = all("[aria-selected=true]").map((item) => item.dataset.node);
+    $("show-best").click(); found.clicks.best = rows();
+    row(4).click(); found.clicks.opened = rows();
+    row(4).click(); found.clicks.closed = rows();
+    row(1).click(); found.clicks.parent = rows();
+    $("box-5").dispatchEvent(new MouseEvent("click", { bubbles: true }));
+    found.clicks.box = [at(), rows()];
+    """,
+    """
+    visit("#problem=1");
+    document.querySelector("#tree [tabindex='0']").focus();
+    found.keys = { start: at(), down: press("ArrowDown") };
+    found.keys.right = press("ArrowRight", "ArrowRight", "ArrowRight");
+    found.keys.left = press("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft");
+    found.keys.closed = rows();
+    found.keys.enter = [press("Enter"), rows()];
+    found.keys.space = [press(" "), rows()];
+    found.keys.ends = press("End", "ArrowDown", "Home", "ArrowUp", "ArrowLeft");
+    found.keys.other = press("x", "toString");
+    found.keys.tabs = all("#tree [tabindex='0']").length;
+    found.keys.details = all(".details").length;
+    """,
+    """
+    found.search = Object.fromEntries(["how MUCH", "toy/10", "pear", "no such thing"].map(
+      (text) => [text, [change("search", text), $("none").hidden]]));
+    change("search", "");
+    found.only = Object.fromEntries(["wrong", "right", "ungraded", "all"].map(
+      (name) => [name, change("only", name)]));
+    all("#problems button")[1].click(); moved();
+    found.chosen = [$("name").textContent, $("verdict").textContent, location.hash,
+      ...all("[aria-current=true] strong").map((name) => name.textContent)];
+    """,
+    """
+    visit("#problem=1");
+    found.words = {
+      text: part(1, ".text").textContent,
+      style: getComputedStyle(part(1, ".text")).whiteSpace,
+      details: all(".details")[0].textContent,
+      reason: part(4, ".reason").textContent,
+      marks: [1, 2, 4].map((node) => part(node, ".mark").getAttribute("aria-label")),
+      tooltip: part(2, ".mark").title,
+      value: [part(1, ".q").textContent, part(1, ".fill").style.width],
+      unvisited: [part(2, ".q").textContent, part(2, ".bar").className],
+      changes: all("#changes li").map((item) => item.textContent),
+      widths: [1, 6].map((node) => Math.round($(`box-${node}`).getAttribute("width"))),
+    };
+    """,
+]
+
+
+def test_an_address_opens_a_problem_and_a_step(played: dict):
+    assert played["addresses"] == [
+        [EVERYTHING, "toy/11"],
+        [CLOSED, "toy/11"],
+        [EVERYTHING, "toy/10"],  # its refuted step is opened to show the one after it
+        [BEST, "toy/12"],  # there are fewer problems and steps, so: the last, as usual
+    ]
+    assert played["step"] == [5, "true"]
+
+
+def test_buttons_and_clicks_open_and_close(played: dict):
+    assert played["clicks"] == {
+        "first": BEST,
+        "all": EVERYTHING,
+        "none": CLOSED,
+        "selected": ["1"],  # the chosen one was; it is hidden in its first step
+        "best": BEST,
+        "opened": EVERYTHING,
+        "closed": BEST,
+        "parent": CLOSED,
+        "box": [5, EVERYTHING],
     }
 
 
-def test_keys_move_open_and_close(browser: Browser):
-    found = browser.after("""
-        tree.querySelector("[tabindex='0']").focus();
-        found.start = at();
-        found.down = press("ArrowDown");
-        found.right = [press("ArrowRight"), press("ArrowRight"), press("ArrowRight")];
-        found.left = [press("ArrowLeft"), press("ArrowLeft"), press("ArrowLeft"), press("ArrowLeft")];
-        found.closed = rows();
-        found.enter = [press("Enter"), rows()];
-        found.space = [press(" "), rows()];
-        found.ends = [press("End"), press("ArrowDown"), press("Home"), press("ArrowUp"), press("ArrowLeft")];
-        found.other = press("x");
-        found.tabs = tree.querySelectorAll("[tabindex='0']").length;
-        found.details = tree.querySelectorAll(".details").length;
-    """)
-    assert found == {
+def test_keys_move_open_and_close(played: dict):
+    assert played["keys"] == {
         "start": 3,
-        "down": 4,
+        "down": [4],
         "right": [4, 5, 5],  # open, to the child, nothing
         "left": [4, 4, 1, 1],  # to the parent, close, to the parent, close
-        "closed": [0, 1, 6],
-        "enter": [1, [0, 1, 2, 3, 4, 6]],
-        "space": [1, [0, 1, 6]],
+        "closed": CLOSED,
+        "enter": [[1], BEST],
+        "space": [[1], CLOSED],
         "ends": [6, 6, 0, 0, 0],
-        "other": 0,
+        "other": [0, 0],
         "tabs": 1,
         "details": 1,
     }
 
 
-def test_problems_are_searched_and_chosen(browser: Browser):
-    found = browser.after("""
-        const listed = () => [...document.querySelectorAll("#problems li")].map((li) => !li.hidden);
-        const type = (text) => { $("search").value = text; $("search").dispatchEvent(new Event("input")); };
-        const pick = (name) => { $("only").value = name; $("only").dispatchEvent(new Event("change")); };
-        type("how MUCH"); found.question = listed();
-        type("toy/10"); found.id = listed();
-        type("pear"); found.answer = listed();
-        type("no such thing"); found.nothing = [listed(), $("none").hidden];
-        type(""); pick("wrong"); found.wrong = listed();
-        pick("right"); found.right = listed();
-        pick("all"); found.all = [listed(), $("none").hidden];
-        document.querySelectorAll("#problems button")[1].click();
-        window.dispatchEvent(new HashChangeEvent("hashchange"));
-        found.chosen = [$("name").textContent, $("verdict").textContent, location.hash];
-        found.current = [...document.querySelectorAll("[aria-current=true] strong")].map((e) => e.textContent);
-    """)
-    assert found == {
-        "question": [False, True, False],
-        "id": [True, False, False],
-        "answer": [False, True, False],
-        "nothing": [[False] * 3, False],
+def test_problems_are_searched_and_chosen(played: dict):
+    assert played["search"] == {
+        "how MUCH": [[False, True, False], True],
+        "toy/10": [[True, False, False], True],
+        "pear": [[False, True, False], True],  # its answer
+        "no such thing": [[False] * 3, False],
+    }
+    assert played["only"] == {
         "wrong": [False, True, False],
         "right": [True, False, True],
-        "all": [[True] * 3, True],
-        "chosen": ["toy/11", "✗ wrong", "#problem=2"],
-        "current": ["toy/11"],
+        "ungraded": [False] * 3,
+        "all": [True] * 3,
     }
+    assert played["chosen"] == ["toy/11", "✗ wrong", "#problem=2", "toy/11"]
 
 
-def test_the_text_of_a_step_is_kept_to_the_character(browser: Browser):
-    found = browser.after("""
-        found.text = row(1).querySelector(".text").textContent;
-        found.styles = [".text", ".text > .tail"].map((one) => getComputedStyle(row(1).querySelector(one)).whiteSpaceCollapse);
-        found.details = tree.querySelector(".details").textContent;
-        found.reason = row(4).querySelector(".reason").textContent;
-        found.marks = [1, 2, 4].map((node) => row(node).querySelector(".mark").getAttribute("aria-label"));
-        found.value = [row(1).querySelector(".q").textContent, row(1).querySelector(".fill").style.width];
-        found.unvisited = [row(2).querySelector(".q").textContent, row(2).querySelector(".bar").className];
-    """)
-    assert found["text"] == "apple a\n"
-    assert found["styles"][0] == "preserve"
-    assert "node 3 · depth 3" in found["details"]
-    assert found["reason"] == "a reason"
-    assert [mark.split()[0] for mark in found["marks"]] == ["unchecked:", "verified", "refuted"]
-    assert found["value"] == ["Q 0.50", "50%"]  # 1 / 2
-    assert found["unvisited"] == ["Q –", "bar empty"]
+def test_a_row_has_the_text_to_the_character_and_what_is_known(played: dict):
+    words = played["words"]
+    assert (words["text"], words["style"]) == ("apple a\n", "pre-wrap")
+    assert words["details"].startswith("node 3 · depth 3 · unchecked")
+    assert words["reason"] == "a reason"
+    assert [mark.split()[0] for mark in words["marks"]] == ["unchecked:", "verified", "refuted"]
+    assert words["tooltip"] == "verified by a rule: a reason"
+    assert words["value"] == ["Q 0.50", "50%"]  # 1 / 2
+    assert words["unvisited"] == ["Q –", "bar empty"]
+    assert words["changes"] == [
+        "after 0 tokens: no completion yet",
+        "after 9 tokens: apple node 3",
+    ]
+    assert words["widths"] == [667, 333]  # 2 and 1 of 3 visits
