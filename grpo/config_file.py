@@ -166,10 +166,10 @@ def _dotted(loc: Sequence[str | int], table: object) -> str:
     """The key as the user wrote it: without the union tags that pydantic puts in its path."""
     parts: list[str] = []
     node = table
-    for part in loc:
+    for depth, part in enumerate(loc, start=1):
         if isinstance(node, dict):
-            if part not in node and node.get("type") == part:
-                continue  # the tag of a discriminated union
+            if part not in node and (node.get("type") == part or depth < len(loc)):
+                continue  # the tag of a union; where `type` has a default, the table may lack it
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int):
             node = node[part]
@@ -183,6 +183,8 @@ def _near(key: str, model: type[BaseModel]) -> str:
     """What an unknown key may have been meant to be."""
     known = sorted(set(_keys(model)))
     parent, _, name = key.rpartition(".")
+    if key in known:
+        return f"it belongs to another type of {parent}; set {parent}.type, or drop it."
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     close = [f"{parent}.{n}".lstrip(".") for n in difflib.get_close_matches(name, siblings, n=3)]
     same_name = [k for k in known if k.rpartition(".")[2] == name]

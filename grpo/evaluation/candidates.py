@@ -165,4 +165,3 @@ def _candidates(
         )
         for one, answer, is_refuted in zip(completions, answers, refuted, strict=True)
     ]
-

@@ -100,7 +100,7 @@ def export_traces(
         ValueError: `per_problem` is below 1.
     """
     found = traces(searches, per_problem=per_problem, rank=rank)
-    _write_rows(path, (_trace_row(one, policy) for one in found.items))
+    write_rows(path, (_trace_row(one, policy) for one in found.items))
     return Exported(path, len(found.items), found.left_out)
 
 
@@ -109,7 +109,7 @@ def export_pairs(
 ) -> Exported:
     """Writes pairs of steps of which one is better; see `search.export.step_pairs`."""
     found = step_pairs(searches, rule)
-    _write_rows(path, (_pair_row(one, policy) for one in found.items))
+    write_rows(path, (_pair_row(one, policy) for one in found.items))
     return Exported(path, len(found.items), found.left_out)
 
 
@@ -122,7 +122,7 @@ def export_labels(
         ValueError: `min_outcomes` is below 1, or a search's tree has no unbiased values.
     """
     found = step_labels(searches, min_outcomes=min_outcomes)
-    _write_rows(path, (_label_row(one, policy) for one in found.items))
+    write_rows(path, (_label_row(one, policy) for one in found.items))
     return Exported(path, len(found.items), found.left_out)
 
 
@@ -136,7 +136,7 @@ def _trace_row(trace: Trace, policy: str) -> dict[str, object]:
         "num_tokens": len(trace.token_ids),
         "quality": trace.quality,
         "node": trace.node,
-        **_origin_row(origin, policy),
+        **origin_row(origin, policy),
     }
 
 
@@ -152,12 +152,12 @@ def _pair_row(pair: StepPair, policy: str) -> dict[str, object]:
         "prefix_ids": pair.prefix_ids,
         "chosen_ids": chosen.token_ids,
         "rejected_ids": rejected.token_ids,
-        "chosen_value": _value_row(pair.chosen_value),
-        "rejected_value": pair.rejected_value and _value_row(pair.rejected_value),
+        "chosen_value": value_row(pair.chosen_value),
+        "rejected_value": pair.rejected_value and value_row(pair.rejected_value),
         "by": pair.by,
         "chosen_node": pair.chosen.id,
         "rejected_node": pair.rejected.id,
-        **_origin_row(pair.origin, policy),
+        **origin_row(pair.origin, policy),
     }
 
 
@@ -165,14 +165,15 @@ def _label_row(label: StepLabel, policy: str) -> dict[str, object]:
     return {
         "question": label.question,
         "steps": label.steps,
-        **_value_row(label.value),
+        **value_row(label.value),
         "is_end": label.is_end,
         "node": label.node,
-        **_origin_row(label.origin, policy),
+        **origin_row(label.origin, policy),
     }
 
 
-def _value_row(value: StepValue) -> dict[str, object]:
+def value_row(value: StepValue) -> dict[str, object]:
+    """The keys of a value."""
     return {
         "soft": value.soft,
         "hard": value.hard,
@@ -181,11 +182,12 @@ def _value_row(value: StepValue) -> dict[str, object]:
     }
 
 
-def _origin_row(origin: Origin, policy: str) -> dict[str, object]:
+def origin_row(origin: Origin, policy: str) -> dict[str, object]:
+    """The keys that say where a line comes from."""
     return {**origin._asdict(), "policy": policy}
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Writes or replaces a JSONL file: a reader sees all of the old one or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.tmp")

@@ -200,7 +200,7 @@ class Mcts(Growing):
         """What the rule says of each child; refuted ones and ends count as its siblings."""
         visits = [child.visits for child in children]
         inflight = [child.inflight for child in children]
-        # There is no child without a visit, but for what the formulas need.
+        # No child is without a visit; the formulas want to know what it would be worth.
         unvisited = self._value(node)
         sums = [child.visits * self._value(child) for child in children]
         counts: Sequence[float] = visits

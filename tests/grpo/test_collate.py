@@ -27,7 +27,7 @@ from cotree.grpo.config_algorithm import (
     TruncatedWeights,
 )
 from cotree.grpo.loss import policy_loss
-from cotree.grpo.types import Batch, Rollout
+from cotree.grpo.types import Batch, Rollout, Segment
 from cotree.rewards.types import Failure, Ungraded
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
@@ -106,6 +106,25 @@ def test_a_step_inside_a_long_token_ends_with_that_token():
     )
     # +1 ends with token 0, -1 with token 2 (the first that reaches character 4): 0, -1, -1, 0.
     assert batch.advantages[0].tolist() == [0, 0, -1, -1, 0]
+
+
+def test_nodes_of_a_rollout_tree_have_advantages_of_their_own():
+    # Two completions branch after "a". Rewards 1 and 0: V(prompt) = V(0) = 1/2, so node 0 gains
+    # nothing and the branches +-1/2. The second group is alone with its reward, and gains nothing.
+    # Step scores +1 and -1, which end with the first token, normalise to themselves.
+    def branch(value, text, node, step):
+        grown = rollout(value, text=text, steps=((0, 1, step),))
+        segments = (Segment(0, 1), Segment(node, len(text)))
+        return Rollout(dataclasses.replace(grown.completion, segments=segments), grown.reward)
+
+    groups = [
+        group_of("a", branch(1.0, "abc", 1, 1.0), branch(0.0, "ab", 2, -1.0), prompt=(9,)),
+        group_of("b", rollout(1.0, text="x"), prompt=(9,)),
+    ]
+    batch = plain(groups, advantage=Advantage(tree="vine"))
+    assert batch.advantages.tolist() == [[0, 0, 0.5, 0.5], [0, 0, -0.5, 0], [0, 0, 0, 0]]
+    batch = plain(groups, advantage=Advantage(tree="vine", process_coef=2.0))
+    assert batch.advantages.tolist() == [[0, 2, 0.5, 0.5], [0, -2, -0.5, 0], [0, 0, 0, 0]]
 
 
 def test_truncated_completions_stay_in_the_baseline_but_out_of_the_loss():

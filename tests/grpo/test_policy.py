@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
 )
 
@@ -118,6 +120,20 @@ def test_the_start_up_check_finds_a_model_scored_differently_than_it_scores_itse
     model.config.logit_scale = 2.0  # Qwen3's own forward ignores it, so ours now differs
     with pytest.raises(ValueError, match="differ from the model's own"):
         check_policy(model, packing=False, share_prefixes=False)
+
+
+def test_shared_prefixes_pass_the_start_up_check(model):
+    check_policy(model, packing=False, share_prefixes=True)
+    model.set_attn_implementation("eager")  # adds the mask to the scores, which is no mask at all
+    with pytest.raises(ValueError, match=r"set learner\.share_prefixes = false"):
+        check_policy(model, packing=False, share_prefixes=True)
+
+
+def test_attention_with_a_window_cannot_share_prefixes():
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=64))
+    check_policy(model, packing=True, share_prefixes=False)
+    with pytest.raises(ValueError, match="sliding_window = 64"):
+        check_policy(model, packing=False, share_prefixes=True)
 
 
 def test_the_start_up_check_finds_dropout(tiny_model: Path):

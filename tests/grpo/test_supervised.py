@@ -76,7 +76,7 @@ def test_an_example_is_prompt_and_solution_as_text_and_ends_with_eos(tmp_path: P
 
 
 def test_a_new_model_has_the_alphabet_of_its_task(tmp_path: Path):
-    settings = _pipeline(tmp_path).model_dump() | {
+    settings = _pipeline(tmp_path).model_dump(exclude_unset=True) | {
         "task": {"type": "countdown", "num_train": 40, "num_test": 8},
         "rewards": [{"name": "countdown"}],
     }

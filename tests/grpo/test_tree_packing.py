@@ -302,12 +302,15 @@ def test_a_tree_larger_than_the_limit_is_cut_between_leaves():
 
 
 def test_a_row_joins_a_tree_only_where_sharing_outweighs_attention():
-    # Rows 7 8 5 6 and 7 8 5 9 share 3 tokens. Joined: 5 tokens. The mask grows by 5^2 - 2 * 4^2 =
-    # -7 pairs, so they join at any balance. Then 7 8 4 shares 2: 6 tokens, and 6^2 - 5^2 - 3^2 =
-    # 2 more pairs, worth the 2 tokens from balance 1 on.
-    for balance, lengths in ((0.9, [3, 5]), (1.0, [6])):
-        packed = pack_trees(small_tree(), max_tokens=WHOLE, balance=balance)
-        assert sorted(packed.lengths.tolist()) == lengths
+    # Three rows of 4 tokens share a prompt of 1. Two together are 7 tokens, whose mask has
+    # 7^2 - 2 * 4^2 = 17 pairs more, worth the token they share from balance 17 on. The third makes
+    # it 10, and 10^2 - 7^2 - 4^2 = 35.
+    leaves = [leaf([(token, -0.5)] * 3, 1.0) for token in (3, 4, 5)]
+    batch = batch_of([group_of("a", *leaves, prompt=(9,))])
+    expected = {16: [4, 4, 4], 17: [7, 4], 34: [7, 4], 35: [10], math.inf: [10]}
+    for balance, lengths in expected.items():
+        packed = pack_trees(batch, max_tokens=WHOLE, balance=balance)
+        assert packed.lengths.tolist() == lengths
 
 
 # --- attention -------------------------------------------------------------------------------

@@ -183,8 +183,9 @@ def test_a_number_of_simulations_ends_it(rule: str, batch: int):
 
 
 def test_gumbel_halves_the_root_among_its_first_draws():
-    # 4 of 16 simulations draw; 4 more are one each for all; 8 are for two: 6, 6, 2, 2 visits.
-    strategy = mcts(rule="gumbel", simulations=16, considered=4)
+    # 4 of 20 simulations draw; 4 more are one each for all, 20 // (2 * 4) = 2 with the draw; 12 are
+    # for two: 8, 8, 2, 2 visits.
+    strategy = mcts(rule="gumbel", simulations=20, considered=4)
     tree = strategy.tree
     while jobs := strategy.ask(16):
         for job in jobs:
@@ -195,7 +196,17 @@ def test_gumbel_halves_the_root_among_its_first_draws():
             chain = (step(job.number), step(99, "stop"))
             strategy.tell(Reply(job.number, chain, "x", float(good)))
     visits = {child.step.token_ids[0]: child.visits for child in tree.children(ROOT)}
-    assert visits == {0: 2, 1: 6, 2: 6, 3: 2}
+    assert visits == {0: 2, 1: 8, 2: 8, 3: 2}
+
+
+def test_gumbel_shares_visits_out_by_the_policy_below_the_root():
+    # Two draws a node. After step 1, steps 2 and 4 of equal priors and values: they take turns.
+    strategy = mcts(rule="gumbel", simulations=22, considered=1, kappa=2.0, alpha=0.0)
+    tell(strategy, [step(1), step(2), step(3, "stop")], 0.5, "x")
+    tell(strategy, [step(4), step(5, "stop")], 0.5, "x")
+    for n in range(20):
+        tell(strategy, [step(100 + n, "stop")], 0.5, "x")
+    assert [child.visits for child in strategy.tree.children(1)] == [11, 11]
 
 
 def test_gumbel_draws_again_where_all_draws_are_refuted():

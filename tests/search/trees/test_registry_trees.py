@@ -64,17 +64,30 @@ def in_random_order(seed: int) -> Callable[[list[Job]], list[Job]]:
     return lambda jobs: shuffled.sample(jobs, len(jobs))
 
 
+def run_in_order(
+    name: str, world: ToyWorld, seed: int, order: Callable[[list[Job]], list[Job]]
+) -> tuple[list[tuple[object, ...]], object]:
+    """The tree that a search grows, and the key of what it prefers."""
+    search = tree_strategy_named(name).build(seed)
+    play(world, search, number=seed, budget=250, batch=4, seed=seed, order=order)
+    best = search.best()
+    return contents(search.tree), None if best is None else search.tree[best].key
+
+
 @every_strategy
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_order_within_a_batch_changes_nothing(name: str, seed: int):
-    def run(order: Callable[[list[Job]], list[Job]]) -> tuple[list[tuple[object, ...]], object]:
-        search = tree_strategy_named(name).build(seed)
-        play(DISTINCT, search, number=seed, budget=250, batch=4, seed=seed, order=order)
-        best = search.best()
-        return contents(search.tree), None if best is None else search.tree[best].key
+    shuffled = run_in_order(name, DISTINCT, seed, in_random_order(seed))
+    assert shuffled == run_in_order(name, DISTINCT, seed, lambda jobs: jobs)
 
-    assert run(in_random_order(seed)) == run(lambda jobs: jobs)
+
+@pytest.mark.parametrize("name", [NAMES[name] for name in ("beam", "dvts", "particles")])
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_order_within_a_round_changes_nothing_where_steps_repeat(name: str, seed: int):
+    shuffled = run_in_order(name, REPEATING, seed, in_random_order(seed))
+    assert shuffled == run_in_order(name, REPEATING, seed, lambda jobs: jobs)
 
 
 @every_strategy
