@@ -171,6 +171,42 @@ def export(
             typer.echo(f"{one.path}: {one.num_items:,} items. Left out: {left or 'nothing'}.")
 
 
+@tree_app.command()
+def label(
+    run: Annotated[Path, _RUN],
+    output: Annotated[Path, typer.Option(help="The labels.", metavar="FILE", show_default=False)],
+    samples: Annotated[int, typer.Option(help="Rollouts from each prefix.")] = 8,
+    per_problem: Annotated[int, typer.Option(help="Completions of a problem, at most.")] = 1,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Generated tokens of one completion's label, hard; default: enough."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Problems, at most: the first ones.")] = None,
+    task: _Task = None,
+    debug: Debug = False,
+) -> None:
+    """Find the first wrong steps of wrong completions, by rollouts graded with the references.
+
+    It runs the model; after a kill, the same command goes on where it stopped.
+    """
+    with boundary(debug=debug, resumable=False):
+        from cotree.grpo.searching.first_errors import label_first_errors
+
+        found = label_first_errors(
+            _read(run, task),
+            output,
+            samples=samples,
+            per_problem=per_problem,
+            budget_tokens=budget_tokens,
+            limit=limit,
+        )
+        endings = ", ".join(f"{count:,} {ending}" for ending, count in found.endings.items())
+        typer.echo(
+            f"{output}: {len(found.rows):,} completions. First errors: "
+            f"{endings or 'nothing was wrong'}. {found.num_tokens:,} tokens."
+        )
+
+
 def _read(root: Path, task: str | None) -> FinishedRun:
     from cotree.grpo.searching.finished import read_run
 

@@ -325,6 +325,8 @@ class Pipeline(Strict):
             raise ValueError(f"rewards names repeat: {names}. Sum the weights into one entry.")
         self._refuse_grading_without_effect()
         self._refuse_what_does_not_fit_the_task()
+        if self.train and self.learner.share_prefixes:
+            self.train.check_shared_prefixes()
         if isinstance(self.model, NewModel) and self.sft is None:
             raise ValueError('model.type = "new" starts from random weights; add an [sft] section.')
         longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]

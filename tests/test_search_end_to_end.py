@@ -123,3 +123,29 @@ def test_what_is_found_is_exported(folder: Path):
 def test_a_temperature_of_zero_leaves_nothing_to_search(folder: Path):
     told = finish(cotree(folder, "search", "model", *PUCT, "--temperature", "0"), code=2)
     assert "temperature 0" in told
+
+
+def test_wrong_completions_are_labelled_and_no_token_is_paid_for_twice(folder: Path):
+    asked = ("tree", "label", "whole", "--output", "e.jsonl", "--samples", "3", "--limit", "4")
+    told = finish(cotree(folder, *asked), code=0)
+    assert "e.jsonl: 4 completions" in told
+    found, events = lines(folder / "e.jsonl"), folder / "e.jsonl.events"
+    records = {one["search"]: one for one in lines(folder / "whole" / "trees_arithmetic.jsonl")}
+    assert len({row["problem_id"] for row in found}) == 4
+    for row in found:
+        assert row["digest"] == records[row["search"]]["digest"]
+        assert row["values"][0]["steps"] == 0
+        assert {value["n"] for value in row["values"]} == {3}
+        assert (row["first_error"] is None) == (not row["values"][0]["hard"])
+    num_rollouts = 3 * sum(len(row["values"]) for row in found)
+    generated = lines(events)
+    assert len(generated) == num_rollouts
+    drawn = {tuple(event["tokens"]) for event in generated}
+    assert len(drawn) > num_rollouts / 2  # seeds differ
+
+    before = (folder / "e.jsonl").read_bytes(), events.read_bytes()
+    told = finish(cotree(folder, *asked), code=0)
+    assert f"{num_rollouts} answers of engines are in the log" in told
+    assert ((folder / "e.jsonl").read_bytes(), events.read_bytes()) == before
+    told = finish(cotree(folder, *asked, "--budget-tokens", "39"), code=2)
+    assert "--budget-tokens 39" in told

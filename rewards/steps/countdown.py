@@ -264,6 +264,8 @@ _ALLOWED = {"number", "operator", "open", "close", "function", "currency"}
 
 
 def _exact_value(side: Sequence[Token]) -> Fraction:
+    if not side:
+        raise UnreadableError("nothing stands before the equals sign")
     for token, following in zip(side, [*side[1:], None], strict=True):
         # `\\frac12` is one token of two numbers; braces keep the count right.
         bare = token.kind == "function" and (following is None or following.kind != "open")

@@ -9,9 +9,7 @@ from cotree.grpo.config_algorithm import Advantage
 
 def test_tree_advantages_need_rollout_trees():
     settings = {"advantage": {"tree": "vine"}}
-    with pytest.raises(
-        ValidationError, match=r'advantage\.tree = "vine" needs rollouts that share'
-    ):
+    with pytest.raises(ValidationError, match=r'advantage\.tree = "vine" needs rollouts'):
         train_config(**settings)
     train = train_config(**settings, rollout={"type": "tree"})
     assert train.advantage.tree == "vine"
@@ -24,7 +22,7 @@ def test_leaves_of_a_tree_may_be_compared_as_rollouts():
 
 @pytest.mark.parametrize("setting", [{"baseline": "group_mean"}, {"scale": "none"}], ids=str)
 def test_a_baseline_has_no_effect_on_tree_advantages(setting: dict[str, str]):
-    with pytest.raises(ValidationError, match='has no effect with advantage.tree = "sibling"'):
+    with pytest.raises(ValidationError, match=r'no effect with advantage\.tree = "sibling"'):
         Advantage(tree="sibling", **setting)
 
 

@@ -203,3 +203,10 @@ def test_the_work_is_judged_without_target_and_answer():
     assert countdown_steps("", task).value == 0.0
     with pytest.raises(ValueError, match="Add 'numbers' to the data set"):
         countdown_steps("", Problem("p", "", "", "countdown"))
+
+
+def test_an_answer_that_begins_with_an_equals_sign_is_the_policys_fault():
+    # It once crashed the grader, which masks a rollout instead of calling it wrong.
+    game = Problem("p", "", "9", "countdown", "", {"numbers": [2, 15, 4], "target": 9})
+    found = countdown_answer(r"\boxed{=2-(15-4)}", game)
+    assert (found.value, found.status) == (0.0, Status.PARSE_ERROR)
