@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cotree.rewards.types import Verdict
@@ -157,8 +157,3 @@ class Tree:
         assert grown, f"job {job.number} brought no step"
         self.nodes[at].score, self.nodes[at].answer = reply.score, reply.answer
         return grown
-
-
-def best_path(tree: Tree, node: int | None) -> Sequence[int]:
-    """Ids from the root to a selected node; empty for none."""
-    return [] if node is None else tree.path(node)

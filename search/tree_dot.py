@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cotree.rewards.types import Verdict
-from cotree.search.tree import Node, Tree, best_path
+from cotree.search.tree import Node, Tree
 
 _LONGEST_LINE = 32
 """Characters of a line of a label."""
@@ -29,7 +29,7 @@ def to_dot(tree: Tree, best: int | None = None) -> str:
     """
     if best is not None and not 0 <= best < len(tree):
         raise ValueError(f"node {best} is not in the tree; its nodes are 0 to {len(tree) - 1}.")
-    on_path = set(best_path(tree, best))
+    on_path: set[int] = set() if best is None else set(tree.path(best))
     lines = [
         "digraph tree {",
         '  graph [rankdir="TB", bgcolor="white"];',

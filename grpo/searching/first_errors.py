@@ -312,20 +312,32 @@ def label_first_errors(
         if wrong := wrong_completions(run.graded(scorer), plan):
             path.parent.mkdir(parents=True, exist_ok=True)
             with EventLog(path.with_name(f"{path.name}.events")) as log:
-                if log.num_read:
-                    sys.stderr.write(f"{log.num_read:,} answers of engines are in the log\n")
-                with _backend(run, policy, plan, wrong) as backend:
-                    found = labelled(
-                        wrong,
-                        backend,
-                        plan,
-                        is_right=_grader(run, scorer),
-                        decode=policy.decode,
-                        policy=run.model,
-                        log=log,
-                    )
+                found = _labelled(run, policy, plan, wrong, scorer, log)
     write_rows(path, found.rows)
     return found
+
+
+def _labelled(
+    run: FinishedRun,
+    policy: _Policy,
+    plan: LabelPlan,
+    wrong: Sequence[WrongCompletion],
+    scorer: Scorer,
+    log: EventLog,
+) -> Labelled:
+    def is_right(problem_id: str, text: str) -> bool | None:
+        drawn = Drawn(text, 0, "stop")  # grading does not look at the number of tokens
+        (sample,) = scorer.score(
+            run.problems[problem_id], [drawn], prompt_opens_thinking=run.prompt_opens_thinking
+        )
+        return sample.correct
+
+    if log.num_read:
+        sys.stderr.write(f"{log.num_read:,} answers of engines are in the log\n")
+    with _backend(run, policy, plan, wrong) as backend:
+        return labelled(
+            wrong, backend, plan, is_right=is_right, decode=policy.decode, policy=run.model, log=log
+        )
 
 
 def _policy(run: FinishedRun, plan: LabelPlan) -> _Policy:
@@ -385,14 +397,3 @@ def _backend(
         )
         with closing(session):
             yield EngineBackend(session, starts.__getitem__, no_revision)
-
-
-def _grader(run: FinishedRun, scorer: Scorer) -> Callable[[str, str], bool | None]:
-    def is_right(problem_id: str, text: str) -> bool | None:
-        drawn = Drawn(text, 0, "stop")  # grading does not look at the number of tokens
-        (sample,) = scorer.score(
-            run.problems[problem_id], [drawn], prompt_opens_thinking=run.prompt_opens_thinking
-        )
-        return sample.correct
-
-    return is_right
