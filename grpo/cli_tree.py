@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -155,17 +156,20 @@ def export(
             with run.scorer() as scorer:
                 graded += run.graded(scorer)
         done = []
-        if traces is not None:
-            done.append(
-                export_traces(graded, traces, policy=policy, per_problem=per_problem, rank=rank)
-            )
-        if pairs is not None:
-            rule = PairRule(
-                min_errors=min_errors, min_outcomes=min_outcomes, use_verdicts=use_verdicts
-            )
-            done.append(export_pairs(graded, pairs, policy=policy, rule=rule))
-        if labels is not None:
-            done.append(export_labels(graded, labels, policy=policy, min_outcomes=min_outcomes))
+        with _what_a_user_can_fix():
+            if traces is not None:
+                made = export_traces(
+                    graded, traces, policy=policy, per_problem=per_problem, rank=rank
+                )
+                done.append(made)
+            if pairs is not None:
+                rule = PairRule(
+                    min_errors=min_errors, min_outcomes=min_outcomes, use_verdicts=use_verdicts
+                )
+                done.append(export_pairs(graded, pairs, policy=policy, rule=rule))
+            if labels is not None:
+                made = export_labels(graded, labels, policy=policy, min_outcomes=min_outcomes)
+                done.append(made)
         for one in done:
             left = "; ".join(f"{count:,} {reason}" for reason, count in one.left_out.items())
             typer.echo(f"{one.path}: {one.num_items:,} items. Left out: {left or 'nothing'}.")
@@ -205,6 +209,15 @@ def label(
             f"{output}: {len(found.rows):,} completions. First errors: "
             f"{endings or 'nothing was wrong'}. {found.num_tokens:,} tokens."
         )
+
+
+@contextmanager
+def _what_a_user_can_fix() -> Generator[None]:
+    """Refusals of what was asked for are faults of the command line, not of the program."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _read(root: Path, task: str | None) -> FinishedRun:

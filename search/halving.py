@@ -95,33 +95,6 @@ def sigma(
     return [scale * q for q in qvalues]
 
 
-def mixed_value(
-    visits: Sequence[float], qvalues: Sequence[float], priors: Sequence[float], *, value: float
-) -> float:
-    """What is believed of a child without a visit; it completes the values of the others.
-
-        (V + N * q) / (1 + N),    q = sum_b P(b) Q(b) / sum_b P(b),    N = sum_b N(b)
-
-    with the sums of q over children that were visited.
-
-    Args:
-        visits: [A] N(a).
-        qvalues: [A] Q(a); not read where N(a) = 0.
-        priors: [A] P(a), above 0.
-        value: V, an estimate of the parent's value that owes nothing to the children.
-
-    Source: Danihelka et al. 2022, appendix D.
-    """
-    tried = [
-        (prior, q) for count, q, prior in zip(visits, qvalues, priors, strict=True) if count > 0
-    ]
-    if not tried:
-        return value
-    weighted = sum(prior * q for prior, q in tried) / sum(prior for prior, _ in tried)
-    total = sum(visits)
-    return (value + total * weighted) / (1.0 + total)
-
-
 def improved_policy(
     visits: Sequence[float], qvalues: Sequence[float], priors: Sequence[float]
 ) -> list[float]:

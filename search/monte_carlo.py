@@ -18,13 +18,6 @@ from cotree.search.tree_strategy import Growing
 from cotree.search.types import Job, Reply, Step
 from cotree.search.votes import voted, voters
 
-OMEGA_ALPHA = 0.5
-OMEGA_BETA = 0.9
-OMEGA_LENGTH_TOKENS = 500
-OMEGA_EXPLORATION = 0.125
-"""OmegaPRM's constants, quoted from memory: compare them with its section on parameters before
-printing a result that rests on them."""
-
 
 @dataclass(frozen=True, slots=True)
 class StepValue:
@@ -328,37 +321,3 @@ class FirstErrorSearch:
     def _prefix(self, num_steps: int) -> Prefix:
         steps = self._steps[:num_steps]
         return Prefix(num_steps, tuple(token for step in steps for token in step.token_ids))
-
-
-def omega_quality(
-    value: float, num_tokens: int, *, alpha: float, beta: float, length_tokens: float
-) -> float:
-    """How much a wrong rollout is worth looking into: near misses and short ones first.
-
-        Q(s, r) = alpha^(1 - MC(s)) * beta^(len(r) / L)
-
-    Args:
-        value: MC(s), the share of right rollouts from the prefix, in [0, 1].
-        num_tokens: len(r), of the rollout.
-        alpha: in (0, 1]; see `OMEGA_ALPHA`.
-        beta: in (0, 1]; see `OMEGA_BETA`.
-        length_tokens: L, above 0; see `OMEGA_LENGTH_TOKENS`.
-
-    Source: Luo et al. 2024, arXiv:2406.06592, sec. 3.3 (selection).
-    """
-    return alpha ** (1.0 - value) * beta ** (num_tokens / length_tokens)
-
-
-def omega_exploration(visits: int, total_visits: int, *, exploration: float) -> float:
-    """What is added to `omega_quality` for prefixes that were rarely selected.
-
-        U(s) = c * sqrt(sum_i N(s_i)) / (1 + N(s))
-
-    Args:
-        visits: N(s), of the prefix.
-        total_visits: sum over all prefixes.
-        exploration: c; see `OMEGA_EXPLORATION`.
-
-    Source: Luo et al. 2024, arXiv:2406.06592, sec. 3.3 (selection).
-    """
-    return exploration * math.sqrt(total_visits) / (1 + visits)

@@ -99,7 +99,7 @@ def puct(
     Args:
         visits: [A] N(a). With jobs in flight added, and Q from what was backed up alone, this is
             WU-UCT's treatment of what is under way.
-        qvalues: [A] Q(a), in [0, 1]; `first_play_urgency` where there is no visit.
+        qvalues: [A] Q(a), in [0, 1]; some estimate where there is no visit.
         priors: [A] P(a). Of children that were drawn from the policy: `sampled_priors`.
         c1: weight of exploration while visits are few. 1.25 in the papers.
         c2: visits after which that weight grows. 19652 in the papers.
@@ -116,26 +116,6 @@ def puct(
         q + weight * prior / (1.0 + count)
         for count, q, prior in zip(visits, qvalues, priors, strict=True)
     ]
-
-
-def first_play_urgency(
-    value: float, visits: Sequence[float], priors: Sequence[float], *, reduction: float
-) -> float:
-    """What is believed of a child without a visit: its parent's value, less what was tried.
-
-        V(s) - reduction * sqrt(sum of P(b) over b with N(b) > 0)
-
-    Args:
-        value: V(s), the parent's.
-        visits: [A] N(a).
-        priors: [A] P(a).
-        reduction: 0 gives V(s). 0.2 is usual.
-
-    Source: Gelly and Wang 2006, "Exploration exploitation in Go: UCT for Monte-Carlo Go", sec. 4.2
-        (the idea); the reduction is that of Leela Zero.
-    """
-    tried = sum(prior for count, prior in zip(visits, priors, strict=True) if count > 0)
-    return value - reduction * math.sqrt(tried)
 
 
 def with_virtual_losses(

@@ -24,24 +24,22 @@ class PromptEncoder:
     """Prompts as the text and the tokens that the model sees."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._encode_plain = prompt_encoder(tokenizer, chat=False)
         self._encode_chat = prompt_encoder(tokenizer, chat=True)
 
     @property
     def template(self) -> str | None:
         """The chat template; None: the model has none."""
-        has_one = self._tokenizer.chat_template is not None
-        return self._tokenizer.get_chat_template() if has_one else None
+        has_one = self.tokenizer.chat_template is not None
+        return self.tokenizer.get_chat_template() if has_one else None
 
     def shown(self, prompt: Prompt) -> str:
         """The prompt as text: a chat in the tokenizer's own template."""
         if isinstance(prompt, str):
             return prompt
         turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
-        text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str), type(text)
         return text
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 Parts = Mapping[str, object]
 """A benchmark's `BenchmarkSummary.parts`: one entry for each thing that a figure depends on."""
@@ -28,6 +29,12 @@ def sources_digest(root: Path) -> str:
         for path in root.rglob("*.py")
     }
     return digest(sources)
+
+
+def package_digest(package: ModuleType) -> str:
+    """`sources_digest` of an imported package."""
+    assert package.__file__ is not None, package
+    return sources_digest(Path(package.__file__).parent)
 
 
 def model_identity(model: str, revision: str | None) -> dict[str, object]:

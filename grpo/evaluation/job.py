@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import cotree.rewards
 import cotree.search
@@ -20,7 +19,7 @@ from cotree.grpo.evaluation.benchmark import (
     load_benchmark,
     load_examples,
 )
-from cotree.grpo.evaluation.fingerprint import digest, sources_digest
+from cotree.grpo.evaluation.fingerprint import digest, package_digest
 from cotree.grpo.evaluation.prompting import PromptStyle, plain_text, style_named, turns
 from cotree.grpo.evaluation.records import Ask, Prompt
 from cotree.grpo.seeds import derive
@@ -92,12 +91,12 @@ def make_job(name: str, settings: Benchmarks, *, has_template: bool) -> Job:
             "max_tokens": settings.max_tokens,
             "stop": list(style.stop),
             "strategy": settings.strategy,
-            "strategy_sources": sources_digest(_folder(cotree.search)) if strategy else None,
+            "strategy_sources": package_digest(cotree.search) if strategy else None,
         },
         "grader": {
             "lenient": _grader(benchmark.term(None)),
             "strict": None if strict_rule is None else _grader(benchmark.term(strict_rule)),
-            "sources": sources_digest(_folder(cotree.rewards)),
+            "sources": package_digest(cotree.rewards),
             "scoring": digest(Path(scoring.__file__).read_text(encoding="utf-8")),
         },
     }
@@ -133,11 +132,6 @@ def all_parts(job: Job, *, engine: Mapping[str, object], template: str | None) -
     is_chat = any(not isinstance(ask.prompt, str) for ask in job.asks)
     used = digest(template) if is_chat and template is not None else None
     return {**job.parts, "engine": dict(engine), "template": used}
-
-
-def _folder(package: ModuleType) -> Path:
-    assert package.__file__ is not None, package
-    return Path(package.__file__).parent
 
 
 def _grader(term: Term | None) -> dict[str, object] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +11,10 @@ from cotree.grpo.engine_exchange import TokenRequest
 from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.seeds import derive
 from cotree.grpo.types import PromptTokens
-from cotree.search.types import Continuation, Request
+from cotree.search.types import Backend, Continuation, Request
+
+LINE_SECONDS = 20.0
+"""A line about what was generated comes this often at most."""
 
 
 class Start(NamedTuple):
@@ -56,3 +61,38 @@ class EngineBackend:
             max_tokens=request.max_tokens,
             stops=request.stops,
         )
+
+
+class ToldBackend:
+    """A backend that says now and then how much it has generated: searches may be long."""
+
+    def __init__(
+        self, backend: Backend, *, most_tokens: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            backend: does the work.
+            most_tokens: the budgets of all searches together.
+            clock: seconds.
+        """
+        self._backend = backend
+        self._most_tokens = most_tokens
+        self._clock = clock
+        self._started = self._last_line = clock()
+        self._num_tokens = 0
+
+    def exchange(self, requests: Sequence[Request]) -> list[Continuation]:
+        """As the backend's."""
+        found = self._backend.exchange(requests)
+        self._num_tokens += sum(len(one.token_ids) for one in found)
+        now = self._clock()
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            speed = self._num_tokens / (now - self._started)
+            sys.stderr.write(
+                f"{self._num_tokens:,} of at most {self._most_tokens:,} tokens generated, "
+                f"{speed:,.0f} tokens/s\n"
+            )
+            sys.stderr.flush()
+        return found

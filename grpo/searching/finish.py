@@ -29,6 +29,9 @@ class Searched:
     summary: BenchmarkSummary
     """Of what they selected."""
     strategy: str
+    """As it was asked for."""
+    full_strategy: str
+    """With all its settings."""
     searches: int
     tokens: Mapping[str, int]
     """Counts of their ledgers, summed."""
@@ -46,7 +49,7 @@ class Searched:
         """Under stable keys: those of `cotree evaluate --json`, and `search`."""
         return summary_json(self.summary) | {
             "search": {
-                "strategy": self.strategy,
+                "strategy": self.full_strategy,
                 "searches": self.searches,
                 "nodes": self.nodes,
                 "tokens": dict(self.tokens),
@@ -109,7 +112,8 @@ def _searched(
     page = folder.root / f"trees_{job.name}.html"
     searched = Searched(
         summary=summary,
-        strategy=records[0].strategy,
+        strategy=settings.search.strategy,
+        full_strategy=records[0].strategy,
         searches=len(records),
         tokens={name: sum(one.tokens[name] for one in records) for name in records[0].tokens},
         nodes=sum(len(one.tree) for one in records),
@@ -124,6 +128,7 @@ def _searched(
         title=f"{job.name}: {searched.strategy}",
         facts={
             "Model": prepared.model,
+            "Strategy": searched.full_strategy,
             "Budget": f"{search.budget_tokens:,} generated tokens a search, {search.width} at once",
             "Accuracy": with_interval(summary.avg),
             "Prefix cache": percent(searched.hit_rate),

@@ -16,7 +16,7 @@ from cotree.grpo.evaluation.records import Ask, Drawn, Prompt
 from cotree.grpo.evaluation.scoring import START_OF_THINKING
 from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.result import write_json
-from cotree.grpo.searching.backend import EngineBackend, Start
+from cotree.grpo.searching.backend import EngineBackend, Start, ToldBackend
 from cotree.grpo.searching.records import SearchFile
 from cotree.grpo.searching.revision import revision_prompt
 from cotree.grpo.types import PromptTokens
@@ -128,7 +128,10 @@ class SearchSampler:
             file = stack.enter_context(SearchFile(self._files.trees))
             session = self._open_session()
             stack.callback(session.close)
-            backend = EngineBackend(session, *self._prompts(numbered))
+            backend = ToldBackend(
+                EngineBackend(session, *self._prompts(numbered)),
+                most_tokens=len(numbered) * self._plan.limits.budget_tokens,
+            )
             searches = (self._search(number, *numbered[number]) for number in sorted(numbered))
             if log.num_read:
                 sys.stderr.write(f"{log.num_read:,} answers of engines are in the log\n")

@@ -6,16 +6,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cotree.search
 from cotree.grpo.config_evaluation import Benchmarks
 from cotree.grpo.config_file import ConfigError
-from cotree.grpo.config_search import ModelSearch
+from cotree.grpo.config_search import ModelSearch, Search
 from cotree.grpo.evaluation.engine_sampler import (
     PromptEncoder,
     engine_description,
     longest_prompt,
 )
 from cotree.grpo.evaluation.engine_setup import generator_settings, running_engines
-from cotree.grpo.evaluation.fingerprint import model_identity
+from cotree.grpo.evaluation.fingerprint import model_identity, package_digest
 from cotree.grpo.evaluation.job import Job, all_parts, make_jobs
 from cotree.grpo.evaluation.measure import Prepared
 from cotree.grpo.evaluation.records import Sampler
@@ -45,8 +46,7 @@ def prepare_searches(model: str, settings: ModelSearch, root: Path) -> Prepared:
     """
     measured, search, engines = settings.benchmarks, settings.search, settings.engines
     plan = _plan(settings)
-    tokenizer = load_tokenizer(model, revision=engines.revision)
-    encoder, decode = PromptEncoder(tokenizer), text_decoder(tokenizer)
+    encoder = PromptEncoder(load_tokenizer(model, revision=engines.revision))
     jobs = make_jobs(measured, has_template=encoder.template is not None)
     for job in jobs:
         _refuse_unfit(job, plan.strategy, search.value)
@@ -57,39 +57,59 @@ def prepare_searches(model: str, settings: ModelSearch, root: Path) -> Prepared:
         max_tokens=measured.max_tokens,
         tokens_beside=-(-plan.concurrency // engines.replicas) * search.budget_tokens,
     )
-    description = engine_description(engines.dtype)
 
     @contextmanager
     def open_sampler() -> Generator[Callable[[Job], Sampler]]:
         running = running_engines(model, generator, revision=engines.revision, seed=measured.seed)
         with running as group:
-            yield lambda job: SearchSampler(
-                plan,
-                _questions(job),
-                SearchFiles.of(root, job.name),
-                encoder=encoder,
-                decode=decode,
-                open_session=lambda: _session(group, measured),
-                open_judge=lambda opens: BenchmarkJudge(
-                    job.benchmark, measured, value=search.value, prompt_opens_thinking=opens
-                ),
-                description=description,
-            )
+            yield lambda job: search_sampler(job, settings, root, group=group, encoder=encoder)
 
     return Prepared(
         model=model,
         identity=model_identity(model, engines.revision),
         jobs=jobs,
         parts={
-            job.name: all_parts(job, engine=description, template=encoder.template)
-            | {
-                "search": search.model_dump(exclude={"concurrency"})
-                | {"strategy": plan.strategy.name}
-            }
+            job.name: all_parts(
+                job, engine=engine_description(engines.dtype), template=encoder.template
+            )
+            | {"search": _searched(search, plan)}
             for job in jobs
         },
         open_sampler=open_sampler,
         draws_single_completions=False,
+    )
+
+
+def search_sampler(
+    job: Job, settings: ModelSearch, root: Path, *, group: GeneratorGroup, encoder: PromptEncoder
+) -> SearchSampler:
+    """The sampler of one benchmark's searches on engines that run.
+
+    Args:
+        job: of the benchmark.
+        settings: how to search.
+        root: folder of the run.
+        group: the engines, which hold the model.
+        encoder: of the model.
+
+    Raises:
+        ConfigError: there is no such strategy or step rule.
+    """
+    measured = settings.benchmarks
+    return SearchSampler(
+        _plan(settings),
+        _questions(job),
+        SearchFiles.of(root, job.name),
+        encoder=encoder,
+        decode=text_decoder(encoder.tokenizer),
+        open_session=lambda: _session(group, measured),
+        open_judge=lambda opens: BenchmarkJudge(
+            job.benchmark,
+            measured,
+            value=settings.search.value,
+            prompt_opens_thinking=opens,
+        ),
+        description=engine_description(settings.engines.dtype),
     )
 
 
@@ -113,6 +133,14 @@ def _plan(settings: ModelSearch) -> SearchPlan:
         rule=rule,
         concurrency=search.concurrency or max(1, slots // search.width),
     )
+
+
+def _searched(search: Search, plan: SearchPlan) -> dict[str, object]:
+    """The fingerprint's part: what decides a tree, besides what decides single completions."""
+    return search.model_dump(exclude={"concurrency"}) | {
+        "strategy": plan.strategy.name,
+        "sources": package_digest(cotree.search),
+    }
 
 
 def _refuse_unfit(job: Job, strategy: NamedTreeStrategy, value: str | None) -> None:

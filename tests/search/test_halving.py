@@ -14,7 +14,6 @@ from cotree.search.halving import (
     halving_phases,
     halving_scores,
     improved_policy,
-    mixed_value,
     sigma,
 )
 
@@ -65,13 +64,6 @@ def test_values_weigh_more_after_more_visits():
     # (50 + 10) * 0.1 * 0.5 = 3; (50 + 10) * 0.1 * 1 = 6.
     assert sigma([10, 4], [0.5, 1.0]) == [3.0, 6.0]
     assert sigma([10, 4], [0.5, 1.0], c_visit=0.0, c_scale=1.0) == [5.0, 10.0]
-
-
-def test_mixed_value_of_unvisited_children():
-    # Visited: P = .2, .3 with Q = 1, 0: q = .2 / .5 = .4; N = 4: (.9 + 4 * .4) / 5 = .5.
-    mixed = mixed_value([3, 1, 0], [1.0, 0.0, 0.7], [0.2, 0.3, 0.5], value=0.9)
-    assert mixed == pytest.approx(0.5)
-    assert mixed_value([0, 0], [0.0, 0.0], [0.5, 0.5], value=0.9) == 0.9
 
 
 def test_improved_policy_is_the_prior_tilted_by_values():

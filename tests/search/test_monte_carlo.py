@@ -1,7 +1,7 @@
 """Tests for search/monte_carlo.py: values without bias, errors that do not vanish, first errors."""
 
 import math
-from itertools import pairwise, product
+from itertools import product
 from statistics import fmean, stdev
 
 import pytest
@@ -10,18 +10,12 @@ from hypothesis import strategies as st
 from toy_world import BAD, END_OF_LINE, FIRST_NONCE, GOOD, RIGHT, ToyWorld, play, reply_to
 
 from cotree.search.monte_carlo import (
-    OMEGA_ALPHA,
-    OMEGA_BETA,
-    OMEGA_EXPLORATION,
-    OMEGA_LENGTH_TOKENS,
     FirstErrorSearch,
     MonteCarlo,
     MonteCarloSettings,
     StepValue,
     continuation_values,
     difference_in_errors,
-    omega_exploration,
-    omega_quality,
     step_value,
     subtree_outcomes,
 )
@@ -330,18 +324,3 @@ def test_first_errors_refuse_what_they_cannot_use():
     assert search.first_error == 0  # the only step there is
     with pytest.raises(ValueError, match="found already"):
         search.tell([True])
-
-
-def test_omegaprm_looks_first_at_short_near_misses():
-    constants = {
-        "alpha": OMEGA_ALPHA,
-        "beta": OMEGA_BETA,
-        "length_tokens": OMEGA_LENGTH_TOKENS,
-    }
-    # 0.5^(1 - 0.75) * 0.9^(1000 / 500)
-    assert omega_quality(0.75, 1000, **constants) == pytest.approx(0.5**0.25 * 0.81)
-    rising = [omega_quality(value, 100, **constants) for value in (0.0, 0.25, 0.75)]
-    assert all(low < high for low, high in pairwise(rising))
-    assert omega_quality(0.5, 10, **constants) > omega_quality(0.5, 900, **constants)
-    # 0.125 * sqrt(16) / (1 + 3)
-    assert omega_exploration(3, 16, exploration=OMEGA_EXPLORATION) == 0.125

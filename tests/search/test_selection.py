@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.search.selection import (
-    first_play_urgency,
     may_widen,
     mean_values,
     puct,
@@ -186,13 +185,6 @@ def test_priors_break_the_first_tie():
     scores = puct([0, 0, 0], [0.0] * 3, PRIORS, c1=1.25, c2=19652.0)
     assert scores == sorted(scores)
     assert scores[0] < scores[2]
-
-
-def test_first_play_urgency_falls_with_what_was_tried():
-    # 0.7 - 0.2 * sqrt(0.25 + 0.11) = 0.7 - 0.2 * 0.6.
-    urgency = first_play_urgency(0.7, [3, 0, 1], [0.25, 0.64, 0.11], reduction=0.2)
-    assert urgency == pytest.approx(0.58)
-    assert first_play_urgency(0.7, [0, 0], [0.5, 0.5], reduction=0.2) == 0.7
 
 
 def test_priors_of_drawn_children_are_shares_of_draws():
