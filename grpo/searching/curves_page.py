@@ -31,7 +31,7 @@ _APART = 19
 """Least distance between the labels of two curves."""
 _TICKS_APART = 54
 """Least distance between two numbers below the horizontal axis."""
-_LONGEST_NAME = 24
+_LONGEST_NAME = 20
 """Characters of a run's name beside its curve; tables have all of it."""
 _COLORS = 6
 """In the template; further runs begin again, with other dashes and marks."""
