@@ -49,13 +49,13 @@ _MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class JudgeQuality:
-    """What the judge of the steps is worth by itself, where right and wrong steps are known."""
+    """What the rules that judge steps are worth by themselves, on completions nobody selected."""
 
     name: str
     recall: Estimate
-    """Share of wrong steps (or first wrong steps) that it refutes."""
+    """Share of wrong completions in which they refute a step."""
     false_alarm: Estimate
-    """Share of right steps that it refutes."""
+    """Share of right completions in which they do."""
     measured_on: str
 
 

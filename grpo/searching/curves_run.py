@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from cotree.grpo.config_file import ConfigError
+from cotree.grpo.evaluation.intervals import mean_interval
+from cotree.grpo.evaluation.scoring import Scorer
 from cotree.grpo.provenance import describe_code, machine
 from cotree.grpo.searching.anytime import Run, run_of
 from cotree.grpo.searching.curves_compared import Comparison, compared
-from cotree.grpo.searching.curves_page import write_page
+from cotree.grpo.searching.curves_page import JudgeQuality, write_page
 from cotree.grpo.searching.finished import FinishedRun, correct_node
+from cotree.search.export import GradedSearch, is_independent
 from cotree.search.tree_json import SearchRecord
 
 
@@ -34,10 +38,15 @@ def compare_runs(
     _refuse_unlike(runs)
     names = [run.name for run in runs]
     repeated = {name for name in names if names.count(name) > 1}
-    curves = [
-        _curve(run, f"{run.root.name}: {run.name}" if run.name in repeated else run.name)
-        for run in runs
-    ]
+    curves: list[Run] = []
+    judge: JudgeQuality | None = None
+    for run in runs:
+        name = f"{run.root.name}: {run.name}" if run.name in repeated else run.name
+        with run.scorer() as scorer:
+            graded = run.graded(scorer)
+            curves.append(_curve(run, name, graded, scorer))
+        if judge is None and is_independent(run.records[0].strategy):
+            judge = judge_quality(run, graded)
     comparison = compared(
         curves, baseline=curves[baseline].name, oracles={}, parameters=None, seed=seed
     )
@@ -55,7 +64,7 @@ def compare_runs(
             "Code": describe_code(),
             "Machine": f"{here['processor']}, {here['cores']} cores, {here['system']}",
         },
-        judge=None,
+        judge=judge,
     )
     return comparison
 
@@ -83,12 +92,42 @@ def _refuse_unlike(runs: Sequence[FinishedRun]) -> None:
             )
 
 
-def _curve(run: FinishedRun, name: str) -> Run:
-    with run.scorer() as scorer:
-        graded = {search.record.search: search for search in run.graded(scorer)}
+def _curve(run: FinishedRun, name: str, searches: Sequence[GradedSearch], scorer: Scorer) -> Run:
+    by_number = {search.record.search: search for search in searches}
 
-        def correct(record: SearchRecord, node: int) -> bool | None:
-            return correct_node(run, graded[record.search], node, scorer)
+    def correct(record: SearchRecord, node: int) -> bool | None:
+        return correct_node(run, by_number[record.search], node, scorer)
 
-        curve = run_of(name, run.records, correct)
-    return replace(curve, seconds=run.wall_seconds)
+    return replace(run_of(name, run.records, correct), seconds=run.wall_seconds)
+
+
+def judge_quality(run: FinishedRun, searches: Sequence[GradedSearch]) -> JudgeQuality | None:
+    """How often the benchmark's step rules refute wrong and right completions, problem by problem.
+
+    Args:
+        run: whose strategy draws completions independently of their verdicts.
+        searches: of the run, graded.
+
+    Returns:
+        None where no rule judges steps, or no completion is right, or none is wrong.
+    """
+    if run.benchmark.step_reward is None:
+        return None
+    refuted: dict[bool, dict[str, list[bool]]] = {True: {}, False: {}}
+    for search in searches:
+        tree = search.record.tree
+        for leaf in tree.leaves():
+            right = search.correct.get(leaf.id)
+            if right is not None and leaf.is_finished:
+                drawn = refuted[right].setdefault(search.record.problem_id, [])
+                drawn += [leaf.is_refuted] * leaf.count
+    if not refuted[True] or not refuted[False]:
+        return None
+    shares = {right: [fmean(drawn) for drawn in refuted[right].values()] for right in refuted}
+    counts = {right: sum(map(len, refuted[right].values())) for right in refuted}
+    return JudgeQuality(
+        name=run.benchmark.step_reward,
+        recall=mean_interval(shares[False]),
+        false_alarm=mean_interval(shares[True]),
+        measured_on=f"{counts[False]:,} wrong and {counts[True]:,} right completions of {run.name}",
+    )

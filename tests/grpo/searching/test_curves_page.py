@@ -70,7 +70,7 @@ def test_the_page_has_the_headline_the_curves_and_the_differences(tmp_path: Path
     # At 128 tokens all 20 problems are right against none.
     assert "128 +100.0 (+100.0 to +100.0) p < 0.001 · 20 : 0" in text
     assert "1,024 no problem differs" in text
-    assert "recall 96.0 % (94.0 to 98.0) of the wrong steps are refuted" in text
+    assert "recall 96.0 % (94.0 to 98.0) of the wrong completions have a refuted step" in text
     assert len([tag for tag, _ in elements(page) if tag == "svg"]) == 1
 
 
@@ -174,7 +174,7 @@ def test_many_runs_differ_by_colour_dashes_or_mark():
 
 def test_long_names_are_cut_beside_the_curve():
     (one,) = drawn(comparison(run("a-name-that-is-far-too-long", 64))).curves
-    assert one.label == "a-name-that-is-far-too-…"
+    assert one.label == "a-name-that-is-far-…"  # 20 characters
 
 
 @given(st.lists(st.floats(14, 284), min_size=1, max_size=12))
