@@ -1,12 +1,14 @@
 """A running exchange with the engines: requests join at any time, and finish one by one.
 
-While the caller works on what has finished, the engines go on with the rest: each holds a call at
-all times as long as it has anything to do.
+While the caller works on what has finished, the engines go on with the rest: each has a call under
+way and another one queued behind it as long as it has anything to do, so that it never waits for a
+message. Requests therefore join one or two turns after they were made.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 
 import ray
@@ -18,6 +20,9 @@ from cotree.search.types import Continuation
 _LOG = logging.getLogger(__name__)
 
 Name = tuple[int, int, int]
+
+_CALLS = 2
+"""Of one replica, the one that it works on and those behind it."""
 
 
 class GeneratorSession:
@@ -43,7 +48,7 @@ class GeneratorSession:
         self._settings = {"temperature": temperature, "top_p": top_p, "min_version": min_version}
         self._outbox: list[list[TokenRequest]] = [[] for _ in range(group.replicas)]
         self._under_way: list[dict[Name, TokenRequest]] = [{} for _ in range(group.replicas)]
-        self._running: dict[int, RayHandle] = {}
+        self._calls: list[deque[RayHandle]] = [deque() for _ in range(group.replicas)]
         self._revived: set[int] = set()
 
     def exchange(self, requests: Sequence[TokenRequest]) -> list[Continuation]:
@@ -59,25 +64,26 @@ class GeneratorSession:
             replica = request.name[0] % self._group.replicas
             self._outbox[replica].append(request)
             self._under_way[replica][request.name] = request
-        self._set_running()
-        if not self._running:
+        self._call()
+        heads = {calls[0]: replica for replica, calls in enumerate(self._calls) if calls}
+        if not heads:
             return []
-        ready, _ = ray.wait(list(self._running.values()), num_returns=1)
-        replica = next(r for r, ref in self._running.items() if ref is ready[0])
-        ref = self._running.pop(replica)
+        (first, *_), _ = ray.wait(list(heads), num_returns=1)
+        replica = heads[first]
         try:
-            (found,) = self._group.get([(replica, ref)])
+            (found,) = self._group.get([(replica, self._calls[replica].popleft())])
         except GeneratorDiedError as error:
             if replica in self._revived:
                 raise
             _LOG.warning("%s Restarting it; its work is repeated.", error)
             self._revived.add(replica)
             self._group.restart()
+            self._calls[replica].clear()
             self._outbox[replica] = list(self._under_way[replica].values())
             found = []
         for one in found:
             del self._under_way[replica][one.name]
-        self._set_running()
+        self._call()
         return found
 
     def stats(self) -> dict[str, float]:
@@ -87,17 +93,18 @@ class GeneratorSession:
 
     def close(self) -> None:
         """Takes everything that is under way out of the engines."""
-        for ref in self._running.values():
-            ray.wait([ref])
+        for calls in self._calls:
+            if calls:
+                ray.wait(list(calls), num_returns=len(calls))
         self._group.get(
             [(replica, self._group.call(replica, "clear")) for replica in range(len(self._outbox))]
         )
 
-    def _set_running(self) -> None:
-        """Gives a call to each replica that has work and none running."""
+    def _call(self) -> None:
+        """Gives calls to each replica that has work and too few of them."""
         for replica, under_way in enumerate(self._under_way):
-            if under_way and replica not in self._running:
+            while under_way and len(self._calls[replica]) < _CALLS:
                 sent, self._outbox[replica] = self._outbox[replica], []
-                self._running[replica] = self._group.call(
-                    replica, "exchange", sent, **self._settings
+                self._calls[replica].append(
+                    self._group.call(replica, "exchange", sent, **self._settings)
                 )

@@ -60,7 +60,7 @@ def main() -> None:
         Engines(),
         prompt_tokens=longest_prompt([job], encoder),
         max_tokens=options.max_tokens,
-        tokens_beside=128 * options.budget,
+        tokens_beside=256 * options.budget,
     )
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ("plain", *arms)}
     with running_engines(options.model, generator, revision=None, seed=0) as group:

@@ -126,7 +126,9 @@ def _plan(settings: ModelSearch) -> SearchPlan:
         rule = step_rule_named(search.steps)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    slots = engines.max_num_seqs * engines.replicas
+    # Twice what the engines decode at once: requests join a turn or two after they were made, and
+    # meanwhile others fill the batch.
+    slots = 2 * engines.max_num_seqs * engines.replicas
     return SearchPlan(
         strategy=strategy,
         limits=Limits(search.budget_tokens, settings.benchmarks.max_tokens, search.width),
