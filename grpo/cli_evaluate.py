@@ -24,7 +24,7 @@ from cotree.grpo.evaluation.benchmark import benchmark_named, installed_benchmar
 from cotree.grpo.evaluation.compare import Compared, compare_evaluations
 from cotree.grpo.evaluation.journal import EvaluationFolder
 from cotree.grpo.reward_terms import bound_rewards
-from cotree.grpo.run_folder import is_lost_after_job
+from cotree.grpo.run_folder import refuse_lost_after_job
 
 if TYPE_CHECKING:
     from cotree.grpo.evaluation.measure import Measured, Prepared
@@ -193,11 +193,7 @@ def _evaluate_model(
     as_json: bool,
 ) -> None:
     root = output or Path("runs/evaluate") / "-".join(Path(model).resolve().parts[-2:])
-    if is_lost_after_job(root):
-        raise ConfigError(
-            f"the output folder {str(root)!r} is relative, and a Ray job runs in a copy of its "
-            f"working directory that is deleted afterwards. Add --output $PWD/{root}."
-        )
+    refuse_lost_after_job(root, "--output ")
     for name in settings.benchmarks.names:
         benchmark_named(name)  # before seconds are spent on imports
     from cotree.grpo.evaluation.measure import measure

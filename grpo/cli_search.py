@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 
 from cotree.grpo.cli_boundary import Debug, Json, boundary
-from cotree.grpo.config_file import ConfigError, validated
+from cotree.grpo.config_file import validated
 from cotree.grpo.config_search import ModelSearch
 from cotree.grpo.evaluation.benchmark import benchmark_named
 from cotree.grpo.evaluation.journal import EvaluationFolder
-from cotree.grpo.run_folder import is_lost_after_job
+from cotree.grpo.run_folder import refuse_lost_after_job
 
 _TASK = "What to search: `cotree benchmarks` lists the installed ones; or path/file.py:Class."
 _STRATEGY = "NAME, NAME:N or NAME:key=value,…; `cotree strategies` lists them."
@@ -91,11 +91,7 @@ def _folder(model: str, strategy: str) -> Path:
 
 
 def _search(model: str, settings: ModelSearch, root: Path, *, resume: bool, as_json: bool) -> None:
-    if is_lost_after_job(root):
-        raise ConfigError(
-            f"the output folder {str(root)!r} is relative, and a Ray job runs in a copy of its "
-            f"working directory that is deleted afterwards. Add --output $PWD/{root}."
-        )
+    refuse_lost_after_job(root, "--output ")
     from cotree.grpo.evaluation.measure import measure
     from cotree.grpo.provenance import describe_code
     from cotree.grpo.searching.finish import finish

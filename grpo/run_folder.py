@@ -33,9 +33,22 @@ _SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
 """Sections the cold start depends on; the others may change between sft and train."""
 
 
-def is_lost_after_job(folder: Path) -> bool:
-    """Whether a folder is in a Ray job's copy of its working directory, which Ray deletes."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute()
+def refuse_lost_after_job(output: Path, remedy: str) -> None:
+    """Raises for an output in a Ray job's copy of its working directory, which Ray deletes.
+
+    Args:
+        output: file or folder.
+        remedy: what to add to the command, before its absolute path.
+
+    Raises:
+        ConfigError: the path is relative, inside a Ray job.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not output.is_absolute():
+        raise ConfigError(
+            f"{str(output)!r} is relative, and a Ray job runs in a copy of its working directory "
+            f"that is deleted afterwards. Add {remedy}$PWD/{output} to the command, or use "
+            "scripts/submit.sh."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +66,7 @@ class RunFolder:
                 directory that Ray deletes with everything in it.
         """
         root = Path(pipeline.output_dir)
-        if is_lost_after_job(root):
-            raise ConfigError(
-                f"output_dir = {pipeline.output_dir!r} is relative, and a Ray job runs in a copy "
-                "of its working directory that is deleted afterwards. Add --set "
-                f"output_dir=$PWD/{pipeline.output_dir} to the command, or use scripts/submit.sh."
-            )
+        refuse_lost_after_job(root, "--set output_dir=")
         return cls(root)
 
     @property

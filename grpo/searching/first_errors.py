@@ -34,7 +34,7 @@ from cotree.grpo.evaluation.journal import EvaluationFolder
 from cotree.grpo.evaluation.records import Drawn
 from cotree.grpo.evaluation.scoring import Scorer
 from cotree.grpo.generator_session import GeneratorSession
-from cotree.grpo.run_folder import is_lost_after_job
+from cotree.grpo.run_folder import refuse_lost_after_job
 from cotree.grpo.searching.backend import EngineBackend, Start
 from cotree.grpo.searching.exports import origin_row, value_row, write_rows
 from cotree.grpo.searching.finished import FinishedRun
@@ -289,11 +289,7 @@ def label_first_errors(
         GradingFailedError: too many completions could not be graded.
         GeneratorDiedError: an engine died a second time.
     """
-    if is_lost_after_job(path):
-        raise ConfigError(
-            f"the file {str(path)!r} is relative, and a Ray job runs in a copy of its working "
-            f"directory that is deleted afterwards. Write to $PWD/{path}."
-        )
+    refuse_lost_after_job(path, "--output ")
     measured, engines = run.settings.benchmarks, run.settings.engines
     plan = LabelPlan(
         per_problem=per_problem,
