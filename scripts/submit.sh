@@ -3,6 +3,7 @@
 #
 #   scripts/submit.sh [sft|train|evaluate] CONFIG [options of that command]    (default: train)
 #   scripts/submit.sh evaluate MODEL --benchmarks A,B [options]
+#   scripts/submit.sh search MODEL --task A --strategy S --budget-tokens N [options]
 #   scripts/submit.sh list | logs JOB | cancel JOB
 #   scripts/submit.sh stop                   stops the head that this script started, and no other
 #
@@ -23,7 +24,7 @@ if [[ -x $venv/bin/ray ]]; then export PATH=$venv/bin:$PATH; fi  # a job uses th
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
 refuse() { printf 'submit.sh: %s\n' "$*" >&2; exit 2; }
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command -v ray >/dev/null || refuse "ray is not installed in $venv nor on the PATH; run scripts/install_cpu.sh first."
 
 # HTTP status of the job API; 000 when nothing listens. `--noproxy`: this is always the loopback.
@@ -119,29 +120,32 @@ for key, path in settings.items():
 PY
 }
 
-# The same for a model and the folders among the options of `cotree evaluate`. Prints the arguments,
-# one word a line.
+# The same for a model and the folders among the options of `cotree evaluate` and `cotree search`,
+# whose name comes first. Prints the arguments, one word a line.
 absolute_arguments() {
   python - "$@" <<'PY'
 import sys
 from pathlib import Path
 
-model, *options = sys.argv[1:]
+stage, model, *options = sys.argv[1:]
 if Path(model).exists():
     model = str(Path(model).absolute())
 for index, option in enumerate(options[:-1]):
     if option in ("--data", "--output"):
         options[index + 1] = str(Path(options[index + 1]).absolute())
 if "--output" not in options:
-    options += ["--output", str(Path("runs/evaluate", "-".join(Path(model).parts[-2:])).absolute())]
+    output = Path("runs", stage, "-".join(Path(model).parts[-2:]))
+    if stage == "search" and "--strategy" in options[:-1]:
+        output /= options[options.index("--strategy") + 1].replace("/", "_")
+    options += ["--output", str(output.absolute())]
 print(*[model, *options], sep="\n")
 PY
 }
 
-submit() {  # submit STAGE CONFIG OPTIONS..., or submit evaluate MODEL OPTIONS...
+submit() {  # submit STAGE CONFIG OPTIONS..., or submit evaluate|search MODEL OPTIONS...
   local stage=$1 config=$2
   shift 2
-  [[ -f $config || ($stage == evaluate && $config != *.toml) ]] || refuse "$config is not a file."
+  [[ -f $config || ($stage == @(evaluate|search) && $config != *.toml) ]] || refuse "$config is not a file."
   require_token
   case $(job_api_status) in
     000) start_head ;;
@@ -153,7 +157,7 @@ submit() {  # submit STAGE CONFIG OPTIONS..., or submit evaluate MODEL OPTIONS..
     mapfile -t settings < <(absolute_paths "$config")
     set -- "$config" "${settings[@]}" "$@"
   else
-    mapfile -t settings < <(absolute_arguments "$config" "$@")
+    mapfile -t settings < <(absolute_arguments "$stage" "$config" "$@")
     set -- "${settings[@]}"
   fi
   job=cotree-$stage-$(date +%Y%m%d-%H%M%S)
@@ -173,7 +177,7 @@ case "${1:-}" in
   logs) [[ $# == 2 ]] || usage; exec ray job logs --address "$address" --follow "$2" ;;
   cancel) [[ $# == 2 ]] || usage; exec ray job stop --address "$address" "$2" ;;
   stop) stop_head ;;
-  sft | train | evaluate) [[ $# -ge 2 ]] || usage; submit "$@" ;;
+  sft | train | evaluate | search) [[ $# -ge 2 ]] || usage; submit "$@" ;;
   '' | -*) usage ;;
   *) submit train "$@" ;;
 esac

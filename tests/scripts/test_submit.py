@@ -95,3 +95,17 @@ def test_a_model_is_evaluated_as_a_job(head: Head, tiny_model: Path):
     )
     assert "arithmetic: accuracy" in told
     assert (output / "results.json").exists()
+
+
+def test_a_model_is_searched_with_as_a_job(head: Head, tiny_model: Path):
+    output = head.folder / "search"
+    told = finish(
+        head.submit(
+            *("search", str(tiny_model), "--task", "arithmetic", "--limit", "3"),
+            *("--strategy", "majority", "--budget-tokens", "24", "--max-tokens", "8"),
+            *("--output", str(output)),
+        ),
+        code=0,
+    )
+    assert "arithmetic: majority:" in told
+    assert (output / "search.json").exists()
