@@ -92,13 +92,16 @@ class GeneratorSession:
         return {name: sum(one[name] for one in found) for name in found[0]}
 
     def close(self) -> None:
-        """Takes everything that is under way out of the engines."""
+        """Takes everything that is under way out of the engines; a dead one holds nothing."""
         for calls in self._calls:
             if calls:
                 ray.wait(list(calls), num_returns=len(calls))
-        self._group.get(
-            [(replica, self._group.call(replica, "clear")) for replica in range(len(self._outbox))]
-        )
+        try:
+            self._group.get(
+                [(r, self._group.call(r, "clear")) for r in range(self._group.replicas)]
+            )
+        except GeneratorDiedError as error:
+            _LOG.warning("%s", error)
 
     def _call(self) -> None:
         """Gives calls to each replica that has work and too few of them."""
