@@ -34,7 +34,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--strategy", "majority", "--steps", "words"), "line, paragraph, sentence"),
         (("--strategy", "majority", "--budget-tokens", "0"), "budget_tokens"),
         (("--strategy", "majority", "--task", "nothing"), "nothing"),
-        (("--strategy", "majority", "--set", "search.widht=2"), "search.width"),
+        (("--strategy", "majority", "--set", "search.breadth=2"), "search.breadth"),
         (("--strategy", "majority", "--set", "benchmarks.strategy='first'"), "search.strategy"),
         (("--strategy", "majority", "--max-tokens", "5000"), "positions of the model"),
         (("--strategy", "majority", "--prompt", "few-shot"), "another prompt style"),
