@@ -128,6 +128,7 @@ class SearchSampler:
             file = stack.enter_context(SearchFile(self._files.trees))
             session = self._open_session()
             stack.callback(session.close)
+            before = session.stats()
             backend = ToldBackend(
                 EngineBackend(session, *self._prompts(numbered)),
                 most_tokens=len(numbered) * self._plan.limits.budget_tokens,
@@ -143,10 +144,9 @@ class SearchSampler:
                 found[seed] = self._drawn(search)
                 if len(found) == len(ask.seeds):
                     yield ask.index, tuple(found[seed] for seed in ask.seeds)
-            write_json(
-                self._files.speed,
-                {"wall_seconds": time.perf_counter() - started, "engines": session.stats()},
-            )
+            wall_seconds, after = time.perf_counter() - started, session.stats()
+            used = {name: after[name] - before[name] for name in after}
+            write_json(self._files.speed, {"wall_seconds": wall_seconds, "engines": used})
 
     def _prompts(
         self, numbered: Mapping[int, tuple[Ask, int]]
