@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def _plan(settings: ModelSearch) -> SearchPlan:
     )
 
 
-def _searched(search: Search, plan: SearchPlan) -> dict[str, object]:
+def _searched(search: Search, plan: SearchPlan) -> Mapping[str, object]:
     """The fingerprint's part: what decides a tree, besides what decides single completions."""
     return search.model_dump(exclude={"concurrency"}) | {
         "strategy": plan.strategy.name,
