@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -67,22 +67,24 @@ def diff(
         ours, theirs = (
             {one.search: one for one in _read(root, task).records} for root in (first, second)
         )
-        num_unlike = 0
+        unlike: dict[int, list[str]] = {}
         for number in sorted(ours.keys() | theirs.keys()):
             one, other = ours.get(number), theirs.get(number)
             if one is None or other is None:
-                found = [f"only in {second if one is None else first}"]
+                unlike[number] = [f"only in {second if one is None else first}"]
             else:
-                found = [str(each) for each in tree_diff(one.tree, other.tree)]
-            num_unlike += bool(found)
-            for line in found[:5]:
-                typer.echo(f"search {number}: {line}")
-            if len(found) > 5:
-                typer.echo(f"search {number}: and {len(found) - 5} more")
-        if num_unlike:
-            typer.echo(f"{num_unlike} of {len(ours.keys() | theirs.keys())} trees differ")
-            raise typer.Exit(FAILED)
-        typer.echo(f"{len(ours)} trees are equal")
+                unlike[number] = list(map(str, tree_diff(one.tree, other.tree)))
+        _show_unlike(unlike)
+
+
+@tree_app.command()
+def replay(run: Annotated[Path, _RUN], task: _Task = None, debug: Debug = False) -> None:
+    """Run the searches again from their log, without an engine; exit code 1 if a tree differs."""
+    with boundary(debug=debug, resumable=False):
+        from cotree.grpo.searching.replay import replayed
+
+        found = replayed(_read(run, task))
+        _show_unlike({number: list(map(str, unlike)) for number, unlike in found.items()})
 
 
 @tree_app.command()
@@ -209,6 +211,24 @@ def label(
             f"{output}: {len(found.rows):,} completions. First errors: "
             f"{endings or 'nothing was wrong'}. {found.num_tokens:,} tokens."
         )
+
+
+def _show_unlike(found: Mapping[int, Sequence[str]]) -> None:
+    """Says where trees differ, by the numbers of their searches.
+
+    Raises:
+        Exit: one of them does.
+    """
+    for number, lines in found.items():
+        for line in lines[:5]:
+            typer.echo(f"search {number}: {line}")
+        if len(lines) > 5:
+            typer.echo(f"search {number}: and {len(lines) - 5} more")
+    num_unlike = sum(map(bool, found.values()))
+    if num_unlike:
+        typer.echo(f"{num_unlike} of {len(found)} trees differ")
+        raise typer.Exit(FAILED)
+    typer.echo(f"{len(found)} trees are equal")
 
 
 @contextmanager

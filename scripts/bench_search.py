@@ -26,7 +26,7 @@ from cotree.grpo.generator import GeneratorGroup, Sampling
 from cotree.grpo.provenance import machine
 from cotree.grpo.searching.records import read_searches
 from cotree.grpo.searching.sampler import SearchFiles
-from cotree.grpo.searching.setup import search_sampler
+from cotree.grpo.searching.setup import search_sampler, session_with
 from cotree.grpo.seeds import derive
 from cotree.grpo.tokens import load_tokenizer
 
@@ -122,12 +122,19 @@ def searched(group, encoder, asks, options, arm, measured, job) -> dict[str, flo
         benchmarks=measured, search=Search(strategy=arm, budget_tokens=options.budget)
     )
     with tempfile.TemporaryDirectory() as folder:
-        sampler = search_sampler(job, settings, Path(folder), group=group, encoder=encoder)
+        files = SearchFiles.of(Path(folder), job.name)
+        sampler = search_sampler(
+            job,
+            settings,
+            files,
+            encoder=encoder,
+            open_session=lambda: session_with(group, measured),
+        )
         before, started = group.stats(), time.perf_counter()
         for _ in sampler.sample(asks):
             pass
         seconds = time.perf_counter() - started
-        records = read_searches(SearchFiles.of(Path(folder), job.name).trees)
+        records = read_searches(files.trees)
     assert all(one.tokens["spent"] <= options.budget for one in records)
     return speed(before, group.stats(), seconds)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_a_killed_search_ends_in_the_same_trees_and_pays_for_no_token_twice(fold
     assert events.read_bytes().count(b"\n") == whole.count(b"\n")
     told = finish(cotree(folder, "tree", "diff", "whole", "killed"), code=0)
     assert f"{NUM_PROBLEMS} trees are equal" in told
+
+
+def test_a_run_is_replayed_from_its_log_without_an_engine(folder: Path):
+    told = finish(cotree(folder, "tree", "replay", "whole"), code=0)
+    assert f"{NUM_PROBLEMS} trees are equal" in told
+    assert "starting the engine" not in told
+    shutil.copytree(folder / "whole", folder / "cut")
+    events = folder / "cut" / "events_arithmetic.jsonl"
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-5]))
+    told = finish(cotree(folder, "tree", "replay", "cut"), code=2)
+    assert "the log lacks" in told
 
 
 def test_other_settings_are_refused_in_a_used_folder(folder: Path):

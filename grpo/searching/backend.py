@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cotree.grpo.engine_exchange import TokenRequest
-from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.seeds import derive
 from cotree.grpo.types import PromptTokens
 from cotree.search.types import Backend, Continuation, Request
@@ -25,12 +24,20 @@ class Start(NamedTuple):
     problem_id: str
 
 
+class Session(Protocol):
+    """An exchange with engines; see `GeneratorSession`."""
+
+    def exchange(self, requests: Sequence[TokenRequest]) -> list[Continuation]: ...
+    def stats(self) -> dict[str, float]: ...
+    def close(self) -> None: ...
+
+
 class EngineBackend:
     """A `Backend` over a session with engines."""
 
     def __init__(
         self,
-        session: GeneratorSession,
+        session: Session,
         start_of: Callable[[int], Start],
         revision_of: Callable[[int, str], PromptTokens],
     ) -> None:

@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from cotree.grpo.evaluation.engine_sampler import PromptEncoder
 from cotree.grpo.evaluation.records import Ask, Drawn, Prompt
 from cotree.grpo.evaluation.scoring import START_OF_THINKING
-from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.result import write_json
-from cotree.grpo.searching.backend import EngineBackend, Start, ToldBackend
+from cotree.grpo.searching.backend import EngineBackend, Session, Start, ToldBackend
 from cotree.grpo.searching.records import SearchFile
 from cotree.grpo.searching.revision import revision_prompt
 from cotree.grpo.types import PromptTokens
@@ -77,7 +76,7 @@ class SearchSampler:
         *,
         encoder: PromptEncoder,
         decode: Decode,
-        open_session: Callable[[], GeneratorSession],
+        open_session: Callable[[], Session],
         open_judge: Callable[[bool], AbstractContextManager[Judge]],
         description: Mapping[str, object],
     ) -> None:

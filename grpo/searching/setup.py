@@ -22,6 +22,7 @@ from cotree.grpo.evaluation.measure import Prepared
 from cotree.grpo.evaluation.records import Sampler
 from cotree.grpo.generator import GeneratorGroup
 from cotree.grpo.generator_session import GeneratorSession
+from cotree.grpo.searching.backend import Session
 from cotree.grpo.searching.judge import BenchmarkJudge
 from cotree.grpo.searching.revision import revision_prompt
 from cotree.grpo.searching.sampler import SearchFiles, SearchPlan, SearchSampler, text_decoder
@@ -62,7 +63,13 @@ def prepare_searches(model: str, settings: ModelSearch, root: Path) -> Prepared:
     def open_sampler() -> Generator[Callable[[Job], Sampler]]:
         running = running_engines(model, generator, revision=engines.revision, seed=measured.seed)
         with running as group:
-            yield lambda job: search_sampler(job, settings, root, group=group, encoder=encoder)
+            yield lambda job: search_sampler(
+                job,
+                settings,
+                SearchFiles.of(root, job.name),
+                encoder=encoder,
+                open_session=lambda: session_with(group, measured),
+            )
 
     return Prepared(
         model=model,
@@ -81,16 +88,21 @@ def prepare_searches(model: str, settings: ModelSearch, root: Path) -> Prepared:
 
 
 def search_sampler(
-    job: Job, settings: ModelSearch, root: Path, *, group: GeneratorGroup, encoder: PromptEncoder
+    job: Job,
+    settings: ModelSearch,
+    files: SearchFiles,
+    *,
+    encoder: PromptEncoder,
+    open_session: Callable[[], Session],
 ) -> SearchSampler:
-    """The sampler of one benchmark's searches on engines that run.
+    """The sampler of one benchmark's searches.
 
     Args:
         job: of the benchmark.
         settings: how to search.
-        root: folder of the run.
-        group: the engines, which hold the model.
+        files: where the searches are kept.
         encoder: of the model.
+        open_session: begins an exchange with whatever generates.
 
     Raises:
         ConfigError: there is no such strategy or step rule.
@@ -99,10 +111,10 @@ def search_sampler(
     return SearchSampler(
         _plan(settings),
         _questions(job),
-        SearchFiles.of(root, job.name),
+        files,
         encoder=encoder,
         decode=text_decoder(encoder.tokenizer),
-        open_session=lambda: _session(group, measured),
+        open_session=open_session,
         open_judge=lambda opens: BenchmarkJudge(
             job.benchmark,
             measured,
@@ -113,7 +125,8 @@ def search_sampler(
     )
 
 
-def _session(group: GeneratorGroup, measured: Benchmarks) -> GeneratorSession:
+def session_with(group: GeneratorGroup, measured: Benchmarks) -> GeneratorSession:
+    """An exchange with engines, sampling as the settings say."""
     return GeneratorSession(
         group, temperature=measured.temperature, top_p=measured.top_p, min_version=0
     )
