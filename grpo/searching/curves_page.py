@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotree.grpo.evaluation.page_charts import Tick
 from cotree.grpo.evaluation.records import Estimate
 from cotree.grpo.evaluation.tables import percent, with_interval
 from cotree.grpo.page_templates import page_template
@@ -57,14 +58,6 @@ class JudgeQuality:
     false_alarm: Estimate
     """Share of right completions in which they do."""
     measured_on: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A mark on an axis."""
-
-    at: float
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
