@@ -5,6 +5,7 @@ Everything here starts from a `Question`, which has no reference, so nothing her
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Self
 
@@ -60,7 +61,13 @@ class StepJudge:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Ends the processes, and says how many completions could not be judged."""
         self._pool.close()
+        if self.num_failed:
+            sys.stderr.write(
+                f"{self._benchmark.name}: {self.num_failed} of {self.num_judged} completions could "
+                f"not be judged by {self.reward}, and counted as not refuted\n"
+            )
 
     def refuted(self, question: Question, texts: Sequence[str]) -> list[bool]:
         """Whether a step of each of these completions is refuted, in the order given.

@@ -6,7 +6,6 @@ call, so that the engines' batch stays full.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -170,8 +169,3 @@ def with_strategy(job: Job, settings: Benchmarks, base: Sampler) -> Generator[Sa
             )
 
         yield StrategySampler(base, strategy, read)
-        if judge is not None and judge.num_failed:
-            sys.stderr.write(
-                f"{job.name}: {judge.num_failed} of {judge.num_judged} completions could not be "
-                f"judged by {judge.reward}, and counted as not refuted\n"
-            )

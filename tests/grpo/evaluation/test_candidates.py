@@ -100,10 +100,13 @@ def test_a_step_rule_sees_the_question_and_nothing_else(rewards: Path):
         assert spying.refuted(Question("r", "Another?"), ["4"]) == [True]  # it can refute
 
 
-def test_a_rule_that_fails_refutes_nothing_and_is_counted(rewards: Path):
+def test_a_rule_that_fails_refutes_nothing_and_is_counted(
+    rewards: Path, capsys: pytest.CaptureFixture[str]
+):
     with judge(f"{rewards}:fragile") as fragile:
         assert fragile.refuted(QUESTION, ["broken", "4"]) == [False, True]
         assert (fragile.num_judged, fragile.num_failed) == (2, 1)
+    assert "1 of 2 completions could not be judged by" in capsys.readouterr().err
         with pytest.raises(GradingFailedError, match=r"7 of 8 completions .* no idea"):
             fragile.refuted(QUESTION, ["broken"] * 6)
 
