@@ -106,9 +106,9 @@ def test_a_rule_that_fails_refutes_nothing_and_is_counted(
     with judge(f"{rewards}:fragile") as fragile:
         assert fragile.refuted(QUESTION, ["broken", "4"]) == [False, True]
         assert (fragile.num_judged, fragile.num_failed) == (2, 1)
-    assert "1 of 2 completions could not be judged by" in capsys.readouterr().err
         with pytest.raises(GradingFailedError, match=r"7 of 8 completions .* no idea"):
             fragile.refuted(QUESTION, ["broken"] * 6)
+    assert "7 of 8 completions could not be judged by" in capsys.readouterr().err
 
 
 def test_failures_can_be_allowed_without_limit(rewards: Path):
