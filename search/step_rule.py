@@ -27,9 +27,7 @@ class StepRule:
 
     def __post_init__(self) -> None:
         if not self.stops and self.max_tokens is None:
-            raise ValueError(
-                f"step rule {self.name!r} never ends a step; give stops or max_tokens."
-            )
+            raise ValueError(f"step rule {self.name!r} ends no step; give stops or max_tokens.")
         if not all(self.stops) or (self.max_tokens is not None and self.max_tokens < 1):
             raise ValueError(
                 f"step rule {self.name!r}: stops {self.stops!r} must not be empty texts, and "

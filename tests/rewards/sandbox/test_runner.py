@@ -1,5 +1,6 @@
 """Tests for rewards/sandbox/runner.py: limits, what is left behind, and failures that are ours."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -201,6 +202,7 @@ def test_tasks_of_an_ended_process_are_none():
 
 
 def test_descriptors_do_not_leak(layer: Layer):
+    gc.collect()  # what other tests left open must not be closed meanwhile
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         assert isinstance(run("print(1)", limits=LIMITS, layer=layer), Execution)
