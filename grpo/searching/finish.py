@@ -37,7 +37,7 @@ class Searched:
     """Counts of their ledgers, summed."""
     nodes: int
     tokens_per_second: float
-    """Generated in this start, by the wall clock; 0 where nothing was left to generate."""
+    """Generated in the last start that searched, by the wall clock."""
     page: Path
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from tiny_models import WORDS
 
 from cotree.grpo import config
 from cotree.grpo.engine_exchange import TokenRequest
@@ -89,11 +90,14 @@ def test_ends_are_told_apart(session: GeneratorSession):
     # The tiny model writes characters at random: a common one stops most, and 20 tokens the rest.
     found = exchanged(session, [request(n, stop="a") for n in range(40)], at_once=40)
     ends = {one.end for one in found.values()}
+    letter = 4 + WORDS.index("a")  # of the character tokenizer: four other tokens come first
     assert {"text", "length"} <= ends
     for one in found.values():
-        assert (one.end == "length") == (len(one.token_ids) == 20 and one.end == "length")
-        if one.end == "text":
-            assert len(one.token_ids) <= 20
+        if one.end == "length":
+            assert len(one.token_ids) == 20
+            assert letter not in one.token_ids
+        elif one.end == "text":
+            assert one.token_ids.index(letter) == len(one.token_ids) - 1
 
 
 def test_a_killed_replica_is_replaced_and_nothing_is_lost(
