@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from cotree.grpo.config import ArithmeticTask, GeneratedTraces
+from cotree.grpo.config import ArithmeticTask
+from cotree.grpo.config_traces import GeneratedTraces
 from cotree.grpo.seeds import derive
 from cotree.rewards.steps.expression import (
     Expression,

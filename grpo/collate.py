@@ -223,7 +223,7 @@ def _rows(batch: Batch, index: Tensor) -> Batch:
     """The batch's rows at `index`, trimmed to the longest of them."""
     width = int(batch.lengths[index].max()) if len(index) else 0
     cut = {
-        name: tensor[index, :width] if tensor.ndim == 2 else tensor[index]
+        name: tensor[index, :width] if tensor.ndim >= 2 else tensor[index]
         for name, tensor in tensors_of(batch).items()
     }
     return replace(batch, **cut)

@@ -11,39 +11,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cotree.grpo.config_algorithm import Dtype, Optimizer, PositiveFloat, PositiveInt, Strict, Train
+from cotree.grpo.config_distill import AnyDistill, LogitsDistill, TracesDistill
 from cotree.grpo.config_evaluation import Evaluate
+from cotree.grpo.config_model import (
+    Model,
+    NewNetwork,
+    Prompt,
+)
+from cotree.grpo.config_traces import GeneratedTraces, Traces
 
-# --- the model -------------------------------------------------------------------------------
-
-
-class NewModel(Strict):
-    """A Qwen3 decoder with random weights and a character tokenizer, made on the spot."""
-
-    type: Literal["new"]
-    layers: PositiveInt = 4
-    width: PositiveInt = 192
-    heads: PositiveInt = 6
-    kv_heads: PositiveInt = 2
-    head_dim: Annotated[int, Field(ge=32)] = 32
-    """vLLM's CPU attention accepts 32, 64, 80, 96, 112, 128, 160, 192, 224, 256."""
-    mlp_width: PositiveInt = 512
-    max_positions: PositiveInt = 512
-    """Longest sequence the position embedding is built for, in tokens."""
-
-
-class PretrainedModel(Strict):
-    """A Hugging Face checkpoint: a local folder or a hub name. Remote code is never executed."""
-
-    type: Literal["pretrained"]
-    path: str
-    revision: str | None = None
-    """Hub commit or tag; pin one to make a run repeatable."""
-
-
-Model = Annotated[NewModel | PretrainedModel, Field(discriminator="type")]
-
-
-# --- the task and the prompt -----------------------------------------------------------------
+# --- the task --------------------------------------------------------------------------------
 
 
 class ArithmeticTask(Strict):
@@ -103,27 +80,6 @@ class RowsTask(Strict):
 
 
 Task = Annotated[ArithmeticTask | CountdownTask | RowsTask, Field(discriminator="type")]
-
-
-class Prompt(Strict):
-    """How a question becomes the policy's prompt."""
-
-    template: str = "{question}\n"
-    """Must contain `{question}`; other braces are kept as they are."""
-    chat: bool = False
-    """Wrap the text as a user turn with the tokenizer's own chat template."""
-    system: str | None = None
-    """System turn; needs `chat = true`."""
-
-    @model_validator(mode="after")
-    def _has_the_question(self) -> Prompt:
-        if "{question}" not in self.template:
-            raise ValueError(f"prompt.template = {self.template!r} has no {{question}} in it.")
-        if self.system is not None and not self.chat:
-            raise ValueError(
-                "prompt.system has no effect without prompt.chat = true; set it or drop it."
-            )
-        return self
 
 
 # --- rewards ---------------------------------------------------------------------------------
@@ -207,30 +163,6 @@ class Generator(Strict):
 # --- cold start ------------------------------------------------------------------------------
 
 
-class GeneratedTraces(Strict):
-    """Worked solutions by a rule-based teacher that can be made to err like a real one."""
-
-    type: Literal["generated"]
-    slip_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of steps whose result is off by one or two."""
-    wrong_order_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Arithmetic: share of steps that ignore operator precedence where it matters."""
-    wrong_choice_frac: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Countdown: share of steps after which the target, in reach until then, is out of reach."""
-
-
-class RowTraces(Strict):
-    """Prompt and solution rows from a local .jsonl/.parquet file or `hub:NAME[/SUBSET]:SPLIT`."""
-
-    type: Literal["rows"]
-    path: str
-    question_field: str = "question"
-    solution_field: str = "solution"
-
-
-Traces = Annotated[GeneratedTraces | RowTraces, Field(discriminator="type")]
-
-
 class Lora(Strict):
     """Low-rank adapters instead of full weights. Source: Hu et al. 2021, arXiv:2106.09685."""
 
@@ -259,6 +191,9 @@ class Learner(Strict):
     threads: PositiveInt = 1
     """OpenMP threads of one process on a CPU."""
     lora: Lora | None = None
+    expert_bias_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Mixture of experts with a bias on its scores: how far each update moves an expert's bias
+    towards an even load (gamma). Source: Wang et al. 2024, arXiv:2408.15664. 0 leaves it."""
 
     @model_validator(mode="after")
     def _packing_has_an_effect(self) -> Learner:
@@ -312,6 +247,7 @@ class Pipeline(Strict):
     generator: Generator = Generator()
     learner: Learner = Learner()
     sft: Sft | None = None
+    distill: AnyDistill | None = None
     train: Train | None = None
     evaluate: Evaluate = Evaluate()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
@@ -327,8 +263,12 @@ class Pipeline(Strict):
         self._refuse_what_does_not_fit_the_task()
         if self.train and self.learner.share_prefixes:
             self.train.check_shared_prefixes()
-        if isinstance(self.model, NewModel) and self.sft is None:
-            raise ValueError('model.type = "new" starts from random weights; add an [sft] section.')
+        offline = isinstance(self.distill, TracesDistill | LogitsDistill)
+        if isinstance(self.model, NewNetwork) and self.sft is None and not offline:
+            raise ValueError(
+                f'model.type = "{self.model.type}" starts from random weights; add an [sft] '
+                "section, or distill from texts first."
+            )
         longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]
         if self.train:
             longest.append(("train.rollout.max_tokens", self.train.rollout.max_tokens))
@@ -343,9 +283,9 @@ class Pipeline(Strict):
         return self
 
     def _refuse_what_does_not_fit_the_task(self) -> None:
-        if isinstance(self.model, NewModel) and isinstance(self.task, RowsTask):
+        if isinstance(self.model, NewNetwork) and isinstance(self.task, RowsTask):
             raise ValueError(
-                'model.type = "new" has a character tokenizer for generated tasks alone; '
+                "a new model has a character tokenizer for generated tasks alone; "
                 'use model.type = "pretrained" for rows.'
             )
         if isinstance(self.task, CountdownTask) and (

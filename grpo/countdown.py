@@ -15,7 +15,8 @@ from itertools import combinations
 from typing import NamedTuple, TypeVar
 
 from cotree.grpo.arithmetic import TEST_SHARE, Split
-from cotree.grpo.config import CountdownTask, GeneratedTraces
+from cotree.grpo.config import CountdownTask
+from cotree.grpo.config_traces import GeneratedTraces
 from cotree.grpo.seeds import derive
 from cotree.rewards.steps.expression import Operator
 

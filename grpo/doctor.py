@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from cotree.grpo.config import NewModel, Pipeline, PretrainedModel, RowsTask
+from cotree.grpo.config import Pipeline, RowsTask
+from cotree.grpo.config_model import NewNetwork, PretrainedModel
 from cotree.grpo.footprint import ModelSize, model_size, run_bytes
 from cotree.grpo.provenance import usable_cores
 
@@ -156,7 +157,7 @@ def _is_ray_head(process: psutil.Process) -> bool:
 
 def _model(pipeline: Pipeline, size: ModelSize) -> Finding:
     model = pipeline.model
-    if isinstance(model, NewModel):
+    if isinstance(model, NewNetwork):
         return Finding("model", True, f"made on the spot, {size}")
     path = Path(model.path)
     if size.fault:

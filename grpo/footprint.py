@@ -10,8 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.config import Pipeline
 from cotree.grpo.config_algorithm import Dtype
+from cotree.grpo.config_model import NewModel
 
 _LEARNER_PROCESS_BYTES = 800 << 20
 """Measured: a learner actor with transformers and torch loaded and a model of a few megabytes."""

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from cotree.grpo.config import NewModel
+from cotree.grpo.config_model import NewModel
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_MULTIPLE = 32

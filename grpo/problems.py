@@ -9,15 +9,9 @@ from typing import Any, Protocol
 
 from cotree.grpo import arithmetic, countdown
 from cotree.grpo.arithmetic import Split
-from cotree.grpo.config import (
-    ArithmeticTask,
-    CountdownTask,
-    GeneratedTraces,
-    Pipeline,
-    Prompt,
-    RowsTask,
-    RowTraces,
-)
+from cotree.grpo.config import ArithmeticTask, CountdownTask, Pipeline, RowsTask
+from cotree.grpo.config_model import Prompt
+from cotree.grpo.config_traces import GeneratedTraces, RowTraces
 from cotree.grpo.rows import load_rows
 from cotree.grpo.seeds import derive
 from cotree.rewards.types import Problem

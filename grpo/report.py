@@ -11,7 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.config import Pipeline
+from cotree.grpo.config_model import NewModel
 from cotree.grpo.footprint import ModelSize, new_model_parameters
 from cotree.grpo.page_templates import page_template
 from cotree.grpo.report_charts import Chart, draw, summary

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 from cotree.grpo.cluster import cluster
-from cotree.grpo.config import NewModel, Pipeline
+from cotree.grpo.config import Pipeline
+from cotree.grpo.config_model import NewNetwork
 from cotree.grpo.log import RunLog
 from cotree.grpo.result import add_seconds
 from cotree.grpo.run_folder import ConfigError, RunFolder
@@ -27,7 +28,7 @@ def starting_model(pipeline: Pipeline, folder: RunFolder) -> str:
                 "Run `cotree sft` with the same configuration first."
             )
         return str(model)
-    assert not isinstance(pipeline.model, NewModel), "validated by Pipeline"
+    assert not isinstance(pipeline.model, NewNetwork), "validated by Pipeline"
     return pipeline.model.path
 
 

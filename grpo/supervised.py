@@ -16,7 +16,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from cotree.grpo.collate import token_weights
-from cotree.grpo.config import NewModel, Pipeline, RowsTask
+from cotree.grpo.config import Pipeline, RowsTask
+from cotree.grpo.config_model import NewNetwork
 from cotree.grpo.learner import LearnerGroup, LearnerSpec
 from cotree.grpo.models import create_model, encode_checked
 from cotree.grpo.problems import PromptOrder, render_prompt, sft_rows, task_alphabet
@@ -99,7 +100,7 @@ def base_model(pipeline: Pipeline) -> tuple[str, str | None]:
 
     An existing RUN/base is taken as it is: it is a pure function of the configuration.
     """
-    if not isinstance(pipeline.model, NewModel):
+    if not isinstance(pipeline.model, NewNetwork):
         return pipeline.model.path, pipeline.model.revision
     assert not isinstance(pipeline.task, RowsTask), "Pipeline refuses new models for rows"
     folder = Path(pipeline.output_dir) / "base"

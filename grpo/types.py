@@ -139,3 +139,22 @@ class Batch:
     partition of the batch gives the whole step's loss; see `grpo.collate.token_weights`."""
     num_tokens: int
     """Trained tokens in the whole step."""
+
+
+@dataclass(slots=True)
+class TaughtBatch(Batch):
+    """A batch with what a teacher thinks of each trained token's position.
+
+    An outcome is a set of next tokens: the student's vocabulary in a fixed order (its own, or by
+    bytes where the teacher has another tokenizer) from `first` up to, not including, `end`. The
+    outcomes of a position are disjoint; what none of them holds is its tail. Empty outcomes fill
+    up the K places: first = end = 0, log-probability -inf.
+    """
+
+    outcome_first: Tensor
+    """[B, S, K] int32."""
+    outcome_end: Tensor
+    """[B, S, K] int32."""
+    teacher_logprobs: Tensor
+    """[B, S, K + 1] float32 nats: of each outcome, and of the tail. All -inf where the teacher has
+    no opinion: such a position adds nothing to the divergence."""

@@ -25,16 +25,17 @@ FOREIGN = {
     "rewards": {"math_verify", "mpmath", "sympy"},
     "search": set[str](),
 }
-CONFIG = {f"cotree.grpo.config{part}" for part in ("", "_algorithm", "_evaluation", "_search")}
+CONFIG_PARTS = ("", "_algorithm", "_distill", "_evaluation", "_model", "_search", "_traces")
+CONFIG = {f"cotree.grpo.config{part}" for part in CONFIG_PARTS}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
-MATHS = ("advantage", "tree_advantage", "loss", "kl", "filter", "collate")
+MATHS = ("advantage", "tree_advantage", "loss", "kl", "divergence", "filter", "collate")
 # The modules of grpo that may import ray: those that make, hold or talk to actors.
 RAY = (
     {"cluster"}
     | {f"{role}{part}" for role in ("generator", "grader", "learner") for part in ("", "_group")}
     | {"generator_session"}
 )
-VLLM = {"engine", "engine_worker", "engine_experts", "engine_sampling"}
+VLLM = {"engine", "engine_worker", "engine_experts", "engine_sampling", "engine_scoring"}
 
 
 def imported(path: Path, *, at_load: bool = False) -> set[str]:
@@ -116,7 +117,7 @@ def test_relative_imports_are_not_used():
 
 def test_contracts_of_grpo_import_only_contracts():
     # types and config are read by everything, from the command line's first line on.
-    for name in ("types", "config", "config_algorithm", "config_evaluation", "config_search"):
+    for name in ("types", *(f"config{part}" for part in CONFIG_PARTS)):
         names = imported(ROOT / "grpo" / f"{name}.py")
         ours = {module for module in names if module.startswith("cotree.")}
         assert ours <= CONFIG | {"cotree.rewards.types"}, f"grpo/{name}.py imports {ours}"

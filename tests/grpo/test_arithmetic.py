@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from cotree.grpo.arithmetic import ALPHABET, Question, questions, split_of, worked_solution
-from cotree.grpo.config import ArithmeticTask, GeneratedTraces
+from cotree.grpo.config import ArithmeticTask
+from cotree.grpo.config_traces import GeneratedTraces
 from cotree.rewards.steps.expression import (
     Expression,
     Operation,

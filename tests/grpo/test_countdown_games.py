@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotree.grpo.config import CountdownTask, GeneratedTraces
+from cotree.grpo.config import CountdownTask
+from cotree.grpo.config_traces import GeneratedTraces
 from cotree.grpo.countdown import (
     ALPHABET,
     Game,

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cotree.grpo.config import NewModel
+from cotree.grpo.config_model import NewModel
 from cotree.grpo.footprint import (
     ModelSize,
     cache_bytes_per_token,

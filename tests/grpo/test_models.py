@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from cotree.grpo.config import NewModel
+from cotree.grpo.config_model import NewModel
 from cotree.grpo.models import character_tokenizer, create_model, encode_checked, load_model
 
 ALPHABET = (*"0123456789+-*()= \n", "<think>", "</think>", r"\boxed{", "}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cotree.grpo.config import Pipeline, Prompt, RowsTask
+from cotree.grpo.config import Pipeline, RowsTask
+from cotree.grpo.config_model import Prompt
 from cotree.grpo.models import character_tokenizer, encode_checked
 from cotree.grpo.problems import (
     PromptOrder,

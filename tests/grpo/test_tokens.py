@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cotree.grpo.arithmetic import ALPHABET
-from cotree.grpo.config import NewModel
+from cotree.grpo.config_model import NewModel
 from cotree.grpo.models import create_model
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 

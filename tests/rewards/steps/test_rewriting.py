@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotree.grpo.arithmetic import questions, worked_solution
-from cotree.grpo.config import ArithmeticTask, GeneratedTraces
+from cotree.grpo.config import ArithmeticTask
+from cotree.grpo.config_traces import GeneratedTraces
 from cotree.rewards.steps.expression import parse, value
 from cotree.rewards.steps.rewriting import rewriting_steps
 from cotree.rewards.types import Problem, Verdict
