@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
+from cotree.grpo.cli_distill import distill
 from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
 from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.cli_search import search
@@ -29,13 +30,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Teach a language model to reason: cold start (sft), reinforcement (train), evaluation.\n\n"
+        "Teach a language model to reason: cold start (sft), reinforcement (train), "
+        "distillation, evaluation.\n\n"
         "Exit codes: 0 all went well; 1 a run failed, or doctor found a fault; 2 the command line "
         "or the configuration is wrong; 130 interrupted (Ctrl-C, SIGTERM, `ray job stop`)."
     ),
 )
 
 
+app.command()(distill)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(benchmarks)

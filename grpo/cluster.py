@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -26,11 +27,14 @@ class Placement:
     learner_cpus: int
     gpu_share: float
     """GPUs per actor: 1 where there are enough, less where actors share, 0 without any."""
+    teacher_cpus: int = 0
+    """Of all engines of a teacher together."""
 
     @property
     def cpus(self) -> int:
         """CPU slots of the whole stage."""
-        return self.generators * self.generator_cpus + self.learners * self.learner_cpus
+        students = self.generators * self.generator_cpus + self.learners * self.learner_cpus
+        return students + self.teacher_cpus
 
 
 class PlacementError(RuntimeError):
@@ -44,18 +48,19 @@ def place(
     generators: int,
     learners: int,
     gpus: float,
+    teacher: config.Generator | None = None,
 ) -> Placement:
     """Divides `gpus` over the stage's actors: whole ones, or equal shares of too few.
 
     Raises:
         PlacementError: more than two actors would have to share one GPU.
     """
-    actors = generators + learners
+    actors = generators + learners + (teacher.replicas if teacher else 0)
     share = 1.0 if gpus >= actors else gpus / actors
     if 0 < share < 0.5:
         raise PlacementError(
-            f"{actors} actors (generator.replicas + learner.processes) on {gpus:g} GPUs is more "
-            "than two to a GPU. Lower generator.replicas or learner.processes, or add GPUs."
+            f"{actors} actors (generator.replicas + learner.processes, and a teacher's replicas) "
+            f"on {gpus:g} GPUs is more than two to a GPU. Lower their numbers, or add GPUs."
         )
     return Placement(
         generators=generators,
@@ -63,24 +68,40 @@ def place(
         learners=learners,
         learner_cpus=learner.threads,
         gpu_share=share,
+        teacher_cpus=teacher.replicas * teacher.threads if teacher else 0,
     )
 
 
 @contextmanager
 def cluster(
-    generator: config.Generator, learner: config.Learner, *, generators: int, learners: int
+    generator: config.Generator,
+    learner: config.Learner,
+    *,
+    generators: int,
+    learners: int,
+    teacher: config.Generator | None = None,
 ) -> Generator[Placement]:
     """Connects to Ray for one stage and leaves nothing running behind.
 
     Inside a Ray job (`RAY_ADDRESS` is set) it joins that cluster; otherwise it starts a private
     one whose object store and actors end with this process.
 
+    Args:
+        generator: settings of the policy's engines.
+        learner: settings of the learner's processes.
+        generators: engines of the policy that the stage needs.
+        learners: processes of the learner that it needs.
+        teacher: engines beside them, where a teacher runs on some.
+
     Raises:
         PlacementError: a joined cluster has too few CPUs or GPUs.
     """
     joined = "RAY_ADDRESS" in os.environ
     quiet = "COTREE_DEBUG" not in os.environ
-    wanted = place(generator, learner, generators=generators, learners=learners, gpus=0).cpus
+    placed = partial(
+        place, generator, learner, generators=generators, learners=learners, teacher=teacher
+    )
+    wanted = placed(gpus=0).cpus
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would otherwise zero CUDA_VISIBLE_DEVICES in actors that ask for no GPU, and warn of it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -106,13 +127,7 @@ def cluster(
                 "(generator.replicas * threads + learner.processes * threads). Lower them, or "
                 "start Ray with more --num-cpus."
             )
-        yield place(
-            generator,
-            learner,
-            generators=generators,
-            learners=learners,
-            gpus=resources.get("GPU", 0.0),
-        )
+        yield placed(gpus=resources.get("GPU", 0.0))
     finally:
         ray.shutdown()
 

@@ -71,7 +71,7 @@ def collate(
     rows = [
         (group, completion, values)
         for (group, completion), values in zip(rollouts, advantages, strict=True)
-        if completion.token_ids and not (mask_truncated and completion.stop_reason == "length")
+        if _is_trained(completion, mask_truncated=mask_truncated)
     ]
     if not rows:
         raise NothingToTrainError(
@@ -80,6 +80,24 @@ def collate(
         )
     lengths = [len(group.prompt_ids) + len(done.token_ids) for group, done, _ in rows]
     return _padded(rows, lengths, aggregation=aggregation, max_tokens=max_tokens)
+
+
+def trained_completions(
+    groups: Sequence[Group], *, mask_truncated: bool
+) -> list[tuple[Group, Completion]]:
+    """The completions that `collate` makes rows of, in the order of the rows."""
+    return [
+        (group, rollout.completion)
+        for group in groups
+        for rollout in group.rollouts
+        if _is_trained(rollout.completion, mask_truncated=mask_truncated)
+    ]
+
+
+def _is_trained(completion: Completion, *, mask_truncated: bool) -> bool:
+    return bool(completion.token_ids) and not (
+        mask_truncated and completion.stop_reason == "length"
+    )
 
 
 def _padded(
@@ -169,7 +187,7 @@ def micro_batches(batch: Batch, *, max_tokens: int) -> list[Batch]:
     start = 0
     while start < len(order):
         rows = max(1, max_tokens // max(1, lengths[start]))
-        pieces.append(_rows(batch, order[start : start + rows]))
+        pieces.append(rows_at(batch, order[start : start + rows]))
         start += rows
     return pieces
 
@@ -193,7 +211,7 @@ def split_rows(
     index = torch.arange(len(batch.lengths))
     minibatches: list[Batch] = []
     for rows in torch.tensor_split(index, min(parts, len(index))):
-        piece = _rows(batch, rows)
+        piece = rows_at(batch, rows)
         weights = token_weights(piece.mask, aggregation=aggregation, max_tokens=max_tokens)
         minibatches.append(replace(piece, weights=weights, num_tokens=int(piece.mask.sum())))
     return minibatches
@@ -211,7 +229,7 @@ def shard(batch: Batch, *, rank: int, world_size: int) -> Batch:
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank = {rank} is not in 0..{world_size - 1}.")
-    return _rows(batch, _by_length(batch)[rank::world_size])
+    return rows_at(batch, _by_length(batch)[rank::world_size])
 
 
 def _by_length(batch: Batch) -> Tensor:
@@ -219,8 +237,8 @@ def _by_length(batch: Batch) -> Tensor:
     return torch.argsort(batch.lengths, descending=True, stable=True)
 
 
-def _rows(batch: Batch, index: Tensor) -> Batch:
-    """The batch's rows at `index`, trimmed to the longest of them."""
+def rows_at(batch: Batch, index: Tensor) -> Batch:
+    """The batch's rows at `index` [n] int64, trimmed to the longest of them."""
     width = int(batch.lengths[index].max()) if len(index) else 0
     cut = {
         name: tensor[index, :width] if tensor.ndim >= 2 else tensor[index]

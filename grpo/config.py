@@ -205,6 +205,15 @@ class Learner(Strict):
         return self
 
     @model_validator(mode="after")
+    def _biases_are_saved(self) -> Learner:
+        if self.lora and self.expert_bias_rate:
+            raise ValueError(
+                f"learner.expert_bias_rate = {self.expert_bias_rate:g} would move the base model, "
+                "which learner.lora keeps as it is and does not save; set one of them."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sharding_has_an_effect(self) -> Learner:
         if self.processes == 1 and "sharding" in self.model_fields_set:
             raise ValueError(

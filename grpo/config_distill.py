@@ -156,8 +156,9 @@ class Divergence(Strict):
         "forward_kl"
     )
     mix: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """jsd: weight of p in the mixture (GKD's beta; left out, 0.5). Skewed: weight of the other
-    distribution in the mixture (DistiLLM's alpha; left out, 0.1)."""
+    """jsd: weight of p in the mixture (GKD's beta; left out, 0.5). Skewed: weight in the mixture of
+    the distribution that is compared with it, p forward and q reverse (DistiLLM's alpha; left out,
+    0.1)."""
     temperature: PositiveFloat = 1.0
     """Divides both models' logits; the loss is multiplied by its square (Hinton et al. 2015)."""
 
@@ -204,6 +205,12 @@ class _Offline(Strict):
     threads: PositiveInt | None = None
     """OpenMP threads of one learner, which shares a CPU with no engine; left out,
     `learner.threads`."""
+
+    @property
+    def sampled_teacher(self) -> EngineTeacher | ServerTeacher | None:
+        """The teacher, where it is one that can be sampled."""
+        teacher = getattr(self, "teacher", None)
+        return teacher if isinstance(teacher, EngineTeacher | ServerTeacher) else None
 
 
 class TracesDistill(_Offline):

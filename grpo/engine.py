@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 
 from cotree.grpo import config
+from cotree.grpo.engine_options import engine_environment, engine_options, has_latent_attention
 from cotree.grpo.engine_sampling import (
     ENTROPY_TOKENS,
     Sampling,
@@ -33,69 +33,11 @@ from cotree.search.segments import token_ends
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 
-__all__ = [
-    "Generator",
-    "Sampling",
-    "StaleGeneratorError",
-    "engine_environment",
-    "engine_options",
-]
+__all__ = ["Generator", "Sampling", "StaleGeneratorError"]
 
 
 class StaleGeneratorError(RuntimeError):
     """The generator holds older weights than the caller is willing to sample from."""
-
-
-def engine_environment(*, threads: int, cuda: bool) -> dict[str, str]:
-    """Environment variables that must be set in the engine's process before vLLM is imported."""
-    environment = {
-        # The engine core in this process: tensors reach the worker without being pickled, and a
-        # killed actor leaves no orphan.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        # vLLM and torch warn about themselves at each start; none of it concerns the run.
-        "PYTHONWARNINGS": "ignore::FutureWarning",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
-    if not cuda:
-        # The first request with log-probabilities compiles a helper for 8-18 s, to no benefit.
-        environment["TORCHDYNAMO_DISABLE"] = "1"
-    if "HF_HUB_OFFLINE" in os.environ:
-        environment["HF_HUB_OFFLINE"] = os.environ["HF_HUB_OFFLINE"]
-    return environment
-
-
-def engine_options(generator: config.Generator, *, cuda: bool) -> dict[str, Any]:
-    """Keyword arguments of `vllm.LLM`, besides the model."""
-    options: dict[str, Any] = {
-        "dtype": generator.dtype,
-        "max_model_len": generator.max_model_len,
-        "max_num_seqs": generator.max_num_seqs,
-        "kv_cache_memory_bytes": generator.kv_cache_bytes,
-        "enable_prefix_caching": True,
-        "trust_remote_code": False,
-        # A checkpoint's generation_config.json would change temperature, top-p and top-k silently.
-        "generation_config": "vllm",
-        "logprobs_mode": "processed_logprobs",
-        "use_tqdm_on_load": False,
-        "worker_extension_cls": "cotree.grpo.engine_worker.EngineWorker",
-    }
-    if cuda:
-        # Only checked against free memory at start-up once kv_cache_memory_bytes is given; a
-        # learner may hold most of the device.
-        return options | {"gpu_memory_utilization": 0.05}
-    return options | {
-        "enforce_eager": True,
-        # A chunked prompt with a per-request seed kills vLLM's CPU sampler ("CPU Generator does
-        # not use offset"); without chunks a step must have room for a whole prompt.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(generator.max_model_len, 8192),
-        # vLLM's default of 128 would keep shorter prompts out of the prefix cache; 16 is refused.
-        "block_size": 32,
-    }
 
 
 class Generator:
@@ -122,7 +64,11 @@ class Generator:
             revision=revision,
             tokenizer_revision=revision,
             seed=seed,
-            **engine_options(generator, cuda=cuda),
+            **engine_options(
+                generator,
+                cuda=cuda,
+                latent_attention=has_latent_attention(model_path, revision=revision),
+            ),
         )
         self._tokenizer: VllmObject = self._llm.get_tokenizer()
         self._pieces: dict[int, str] = {}

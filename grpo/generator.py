@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cotree.grpo import config
-from cotree.grpo.engine import Generator, Sampling, StaleGeneratorError, engine_environment
-from cotree.grpo.engine_exchange import ExchangingGenerator
+from cotree.grpo.engine import Generator, Sampling, StaleGeneratorError
+from cotree.grpo.engine_options import engine_environment
+from cotree.grpo.engine_scoring import ScoringGenerator
 from cotree.grpo.types import Completion, SampleRequest
 from cotree.grpo.weights import Canary, SyncProof
 
@@ -135,7 +136,7 @@ class GeneratorGroup:
         """
         environment = engine_environment(threads=generator.threads, cuda=num_gpus > 0)
         # No automatic restart: a new process would silently serve the starting weights.
-        actor = ray.remote(ExchangingGenerator).options(
+        actor = ray.remote(ScoringGenerator).options(
             num_cpus=generator.threads,
             num_gpus=num_gpus,
             max_restarts=0,
@@ -309,7 +310,9 @@ class GeneratorGroup:
                 ) from failed
             raise failed.cause from failed
         if died is not None:
-            reason = str(died).splitlines()[0]
+            # A constructor's error comes with its traceback, whose last line says what is wrong.
+            lines = [line for line in str(died).splitlines() if line.strip()]
+            reason = " ".join(dict.fromkeys((lines[0], lines[-1].strip())))
             raise GeneratorDiedError(
                 f"generator replica {min(self._dead)} of {self.replicas} is gone ({reason}) "
                 "If it happens again, look for the out-of-memory killer and lower "

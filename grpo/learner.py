@@ -10,30 +10,36 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
 from huggingface_hub import save_torch_state_dict
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from cotree.grpo.collate import micro_batches, shard, split_rows
+from cotree.grpo.collate import micro_batches, shard, split_rows, tensors_of
 from cotree.grpo.config_algorithm import Train
+from cotree.grpo.expert_balance import ExpertLoads
 from cotree.grpo.learner_group import LearnerGroup
 from cotree.grpo.models import copy_tokenizer, load_model
-from cotree.grpo.objective import StepStatistics, micro_batch_loss
-from cotree.grpo.policy import Policy, attention_balance, check_policy, to_device
+from cotree.grpo.objective import StepStatistics, micro_batch_loss, policy_part
+from cotree.grpo.policy import attention_balance, check_policy, to_device
+from cotree.grpo.row_values import RowValue, row_values
 from cotree.grpo.schedule import learning_rate
 from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
 from cotree.grpo.trainable import (
     LearnerSpec,
     adamw,
-    starting_model,
+    check_shared_prefixes,
+    reference_policy,
+    resident_teacher,
     trainable_model,
+    trained_policy,
     use_deterministic_kernels,
 )
 from cotree.grpo.tree_packing import pack_trees
@@ -56,9 +62,8 @@ class Learner:
 
     def __init__(self, spec: LearnerSpec, *, rank: int = 0, world_size: int = 1) -> None:
         self._spec, self._rank, self._world_size = spec, rank, world_size
-        self._train: Train | None = None if spec.objective == "sft" else spec.objective
-        if self._train is not None and spec.learner.share_prefixes:
-            self._train.check_shared_prefixes()
+        self._train: Train | None = policy_part(spec.objective)
+        check_shared_prefixes(spec)
         use_deterministic_kernels(threads=spec.learner.threads)
         self._accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -71,9 +76,11 @@ class Learner:
             packing=spec.learner.packing,
             share_prefixes=spec.learner.share_prefixes,
         )
-        policy = Policy(self._model, packing=spec.learner.packing)
+        self._teacher = resident_teacher(spec, self._accelerator.device)
+        policy = trained_policy(spec, self._model, self._teacher)
         self._policy = wrap(policy, self._accelerator, spec.learner.sharding)
-        self._reference = self._reference_policy()
+        self._loads = ExpertLoads(self._model, rate=spec.learner.expert_bias_rate)
+        self._reference = reference_policy(spec, self._accelerator)
         self._parameters = {
             name: parameter
             for name, parameter in self._model.named_parameters()
@@ -105,7 +112,7 @@ class Learner:
         ]
         self._version += 1
         stats = measured.reduced(world_size=self._world_size, device=self._accelerator.device)
-        for name in ("loss", "grad_norm"):
+        for name in updates[0]:
             stats[name] = sum(update[name] for update in updates) / len(updates)
         stats["learning_rate"] = updates[-1]["learning_rate"]
         stats["seconds"] = time.perf_counter() - started
@@ -148,7 +155,7 @@ class Learner:
     def _old_logprobs(self, pieces: list[Batch]) -> list[Tensor | None]:
         """Log-probabilities under the weights as they are before the step's first update."""
         with torch.no_grad():
-            return [self._logprobs(piece)[0] for piece in pieces]
+            return [self._scores(piece)[0] for piece in pieces]
 
     def _update(
         self, pieces: list[Batch], old: Sequence[Tensor | None], measured: StepStatistics
@@ -156,13 +163,15 @@ class Learner:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
         for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
             with gradient_sync(self._policy, enabled=index == len(pieces) - 1):
-                logprobs, entropy = self._logprobs(piece)
+                with self._loads.counting(piece):
+                    logprobs, entropy, divergence = self._scores(piece)
                 loss, diagnostics = micro_batch_loss(
                     self._spec.objective,
                     piece,
                     logprobs=logprobs,
                     old_logprobs=old_logprobs,
                     ref_logprobs=self._ref_logprobs(piece),
+                    divergence=divergence,
                 )
                 # The processes' gradients are averaged, but each token's weight is its share of
                 # the whole step, so they have to be summed.
@@ -179,6 +188,7 @@ class Learner:
         )
         if not (math.isfinite(float(loss_sum)) and math.isfinite(norm)):
             self._optimizer.zero_grad()
+            self._loads.clear()
             raise NonFiniteError(
                 f"loss = {float(loss_sum)}, gradient norm = {norm} in update {self._updates} "
                 f"(policy v{self._version}); the optimizer did not move. Lower "
@@ -190,7 +200,8 @@ class Learner:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._updates += 1
-        return {"loss": float(loss_sum), "grad_norm": norm, "learning_rate": rate}
+        measures = {"loss": float(loss_sum), "grad_norm": norm, "learning_rate": rate}
+        return measures | self._loads.update()
 
     # --- log-probabilities -------------------------------------------------------------------
 
@@ -200,6 +211,7 @@ class Learner:
         first: Sequence[int],
         *,
         temperature: float = 1.0,
+        of: Literal["policy", "teacher"] = "policy",
     ) -> list[list[float]]:
         """Log-probabilities of given tokens, in nats, computed as in training.
 
@@ -208,29 +220,37 @@ class Learner:
             first: per sequence, the index >= 1 of the first token wanted.
             temperature: divides the logits; 1 is what an engine's raw prompt log-probabilities
                 and a `Canary` hold.
+            of: the model asked; the resident teacher, where there is one.
 
         Returns:
             Per sequence, one number for each token from `first` on.
         """
         results: list[list[float]] = []
         for ids, start in zip(token_ids, first, strict=True):
-            tokens = torch.tensor([list(ids)], dtype=torch.int64)
-            mask = torch.arange(len(ids))[None] >= start
-            zeros = torch.zeros(mask.shape)
-            lengths = torch.tensor([len(ids)])
-            row = Batch(tokens, lengths, mask, zeros, zeros, zeros, len(ids) - start)
+            row = to_device(_one_row(ids, start), self._accelerator.device)
             with torch.no_grad():
-                scored, _ = self._logprobs(
-                    to_device(row, self._accelerator.device), temperature=temperature
-                )
+                if of == "teacher":
+                    assert self._teacher is not None, "the caller gave the spec a teacher"
+                    scored = self._teacher.logprobs(row, temperature=temperature)
+                else:
+                    scored = self._scores(row, temperature=temperature)[0]
             results.append(scored[0, start:].tolist())
         return results
 
-    def _logprobs(self, piece: Batch, *, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+    def row_values(self, batch: Batch) -> list[RowValue]:
+        """What each row would teach; see `grpo.row_values`. The weights stay as they are."""
+        rows = to_device(batch, self._accelerator.device)
+        return row_values(rows, lambda row: self._scores(row)[:2], list(self._parameters.values()))
+
+    def _scores(
+        self, piece: Batch, *, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities, entropy and, under a teacher, the divergence from it, each [B, S]."""
         if temperature is None:
             temperature = self._train.rollout.temperature if self._train else 1.0
         with self._accelerator.autocast():
-            return self._policy(piece, temperature)
+            found = self._policy(piece, temperature)
+        return found if len(found) == 3 else (*found, None)
 
     def _ref_logprobs(self, piece: Batch) -> Tensor | None:
         if self._train is None or self._train.kl is None:
@@ -241,20 +261,6 @@ class Learner:
         module = self._policy if self._reference is None else self._reference
         with torch.no_grad(), disabled, self._accelerator.autocast():
             return module(piece, self._train.rollout.temperature)[0]
-
-    def _reference_policy(self) -> nn.Module | None:
-        """A frozen copy of the starting model, where a KL penalty needs one.
-
-        With LoRA there is none: the model without its adapters is the reference.
-        """
-        if self._train is None or self._train.kl is None or self._spec.learner.lora is not None:
-            return None
-        model = starting_model(self._spec).requires_grad_(requires_grad=False)
-        # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
-        policy = Policy(model.eval(), packing=self._spec.learner.packing)
-        if self._spec.learner.sharding == "ddp":
-            return policy.to(self._accelerator.device)
-        return wrap(policy, self._accelerator, self._spec.learner.sharding)
 
     # --- weights and checkpoints -------------------------------------------------------------
 
@@ -305,7 +311,10 @@ class Learner:
         if self._rank != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        save_torch_state_dict({n: t.contiguous() for n, t in named.items()}, folder)
+        # Copies: each expert is a slice of its layer's stack, which safetensors refuses to write.
+        save_torch_state_dict(
+            {n: t.clone(memory_format=torch.contiguous_format) for n, t in named.items()}, folder
+        )
         network = self._network()
         network.config.save_pretrained(folder)
         network.generation_config.save_pretrained(folder)
@@ -368,15 +377,24 @@ class Learner:
         return {name: whole(value).cpu() for name, value in self._model.state_dict().items()}
 
 
+def _one_row(token_ids: Sequence[int], first: int) -> Batch:
+    """A sequence whose tokens from `first` on are asked about."""
+    tokens = torch.tensor([list(token_ids)], dtype=torch.int64)
+    mask = torch.arange(len(token_ids))[None] >= first
+    zeros = torch.zeros(mask.shape)
+    lengths = torch.tensor([len(token_ids)])
+    return Batch(tokens, lengths, mask, zeros, zeros, zeros, len(token_ids) - first)
+
+
 def _untrained(batch: Batch) -> Batch:
     """One two-token row of the batch with nothing to train on."""
-    zeros = torch.zeros((1, 2))
-    return Batch(
-        token_ids=batch.token_ids[:1, :2],
-        lengths=torch.tensor([2]),
-        mask=torch.zeros((1, 2), dtype=torch.bool),
-        behavior_logprobs=zeros,
-        advantages=zeros,
-        weights=zeros,
-        num_tokens=batch.num_tokens,
-    )
+    cut = {
+        name: tensor[:1, :2] if tensor.ndim >= 2 else tensor[:1]
+        for name, tensor in tensors_of(batch).items()
+    }
+    cut |= {
+        "lengths": torch.tensor([2]),
+        "mask": torch.zeros_like(cut["mask"]),
+        "weights": torch.zeros_like(cut["weights"]),
+    }
+    return replace(batch, **cut)

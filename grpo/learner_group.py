@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 import ray.exceptions
@@ -13,6 +13,7 @@ import ray.exceptions
 from cotree.grpo.types import Batch, Stats
 
 if TYPE_CHECKING:
+    from cotree.grpo.row_values import RowValue
     from cotree.grpo.trainable import LearnerSpec
     from cotree.grpo.weights import WeightUpdate
 
@@ -114,9 +115,14 @@ class LearnerGroup:
         first: Sequence[int],
         *,
         temperature: float = 1.0,
+        of: Literal["policy", "teacher"] = "policy",
     ) -> list[list[float]]:
         """Log-probabilities of given tokens; see `Learner.logprobs`."""
-        return self._call("logprobs", token_ids, first, temperature=temperature)
+        return self._call("logprobs", token_ids, first, temperature=temperature, of=of)
+
+    def row_values(self, batch: Batch) -> list[RowValue]:
+        """What each row would teach; see `Learner.row_values`."""
+        return self._call("row_values", ray.put(batch))
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; the folder must be one that the first process can reach."""

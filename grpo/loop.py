@@ -1,6 +1,6 @@
 """THE loop: sample, grade, filter, advantages, step, sync. Synchronous is `max_staleness = 0`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cotree.grpo.collate import NothingToTrainError, collate
@@ -27,6 +27,8 @@ class Parts:
     log: RunLog
     phases: Phases
     first_term: str
+    teach: Callable[[Sequence[Group], Batch], tuple[Batch, Stats]] | None = None
+    """Adds a teacher's opinion to the batch of these groups."""
 
 
 def train_loop(train: Train, parts: Parts, *, start: int) -> None:
@@ -41,6 +43,10 @@ def train_loop(train: Train, parts: Parts, *, start: int) -> None:
             groups, kept, stats = sample_step(train, parts, step=step, version=version)
             batch = step_batch(train, kept, first_term=parts.first_term)
             if batch is not None:
+                if parts.teach is not None:
+                    with parts.phases("teach"):
+                        batch, taught = parts.teach(kept, batch)
+                    stats.update(taught)
                 with parts.phases("learn"):
                     stats.update(parts.learner.step(batch))
                 with parts.phases("sync"):
@@ -78,7 +84,8 @@ def sample_step(
                 buffer_tokens=train.overlong.buffer_tokens,
                 penalty=train.overlong.penalty,
             )
-        if train.advantage.baseline != "batch_mean":  # a constant group still has a gradient there
+        # With a teacher, and over the whole batch, a constant group has a gradient all the same.
+        if train.advantage.baseline != "batch_mean" and parts.teach is None:
             graded, constant = informative(graded, use_steps=train.advantage.process_coef > 0)
             stats["groups/constant"] += constant
         kept += graded

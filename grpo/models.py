@@ -16,26 +16,26 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 from transformers.utils import logging
 
-from cotree.grpo.config_model import NewModel
+from cotree.grpo.config_model import NewDeepseekModel, NewModel
+from cotree.grpo.new_models import new_model_config
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_MULTIPLE = 32
 """Embedding rows are padded to a multiple of this: matrix products like even shapes."""
 
 
-def create_model(model: NewModel, folder: Path, *, alphabet: Sequence[str], seed: int) -> None:
-    """Writes a Qwen3 with random weights and a tokenizer over `alphabet` to `folder`.
+def create_model(
+    model: NewModel | NewDeepseekModel, folder: Path, *, alphabet: Sequence[str], seed: int
+) -> None:
+    """Writes a model with random weights and a tokenizer over `alphabet` to `folder`.
 
-    Embeddings and head are tied, weights are float32 safetensors. The same arguments give the
-    same bytes.
+    Weights are float32 safetensors. The same arguments give the same bytes.
 
     Args:
-        model: sizes.
+        model: architecture and sizes.
         folder: created when missing; holds config, weights and tokenizer, as a hub checkpoint.
         alphabet: the tokens besides `<pad>` and `<eos>`: characters, and strings such as
             `<think>` that become one token.
@@ -46,24 +46,10 @@ def create_model(model: NewModel, folder: Path, *, alphabet: Sequence[str], seed
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer(alphabet, max_positions=model.max_positions)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=model.width,
-        intermediate_size=model.mlp_width,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=model.max_positions,
-        tie_word_embeddings=True,
-        pad_token_id=cast(int, tokenizer.pad_token_id),
-        eos_token_id=cast(int, tokenizer.eos_token_id),
-        bos_token_id=None,
-        dtype="float32",
-    )
+    config = new_model_config(model, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        network = Qwen3ForCausalLM(config).float()
+        network = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config)).float()
     logging.disable_progress_bar()  # one shard of a tiny model
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cotree.grpo.config_algorithm import Train
+from cotree.grpo.config_distill import Divergence
 from cotree.grpo.loss import policy_loss
 from cotree.grpo.tree_packing import TreeBatch
 from cotree.grpo.types import Batch
 
-Objective = Literal["sft"] | Train
-"""Cross-entropy, or the policy gradient that the train section configures."""
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A divergence from a teacher, alone or beside cross-entropy and the policy gradient."""
+
+    divergence: Divergence
+    coef: float = 1.0
+    cross_entropy_coef: float = 0.0
+    train: Train | None = None
+    """The policy gradient that joins in, where the student sampled the tokens itself."""
+
+
+Objective = Literal["sft"] | Train | Taught
+"""Cross-entropy, the policy gradient that the train section configures, or a teacher's."""
+
+
+def policy_part(objective: Objective) -> Train | None:
+    """The settings of the policy gradient, where the objective has one."""
+    if isinstance(objective, Taught):
+        return objective.train
+    return None if objective == "sft" else objective
 
 
 def micro_batch_loss(
@@ -23,13 +44,18 @@ def micro_batch_loss(
     logprobs: Tensor,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
+    divergence: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of the step's loss, and per-token diagnostics.
 
         loss = (per_token * batch.weights).sum()
 
-    with per_token = -logprobs for "sft", else `grpo.loss.policy_loss`. Of a `TreeBatch` it is the
-    loss of the rows that were packed into it; see `grpo.tree_packing`.
+    with per_token = -logprobs for "sft", `grpo.loss.policy_loss` for a policy gradient, and
+
+        coef * divergence - cross_entropy_coef * logprobs (+ policy_loss)
+
+    under a teacher. Of a `TreeBatch` it is the loss of the rows that were packed into it; see
+    `grpo.tree_packing`.
 
     Args:
         objective: what is minimised.
@@ -38,6 +64,7 @@ def micro_batch_loss(
         old_logprobs: [B, S] by the learner before the step's first update; None when the step
             makes one update, where they are `logprobs` itself.
         ref_logprobs: [B, S] of the reference policy, given exactly when the objective has `kl`.
+        divergence: [B, S] nats, given exactly when the objective is `Taught`; carries a gradient.
 
     Returns:
         Scalar loss and diagnostics [B, S], empty for "sft".
@@ -47,20 +74,40 @@ def micro_batch_loss(
     """
     if objective == "sft":
         return -(logprobs * batch.weights).sum(), {}
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    if not isinstance(objective, Taught):
+        return _policy_loss(
+            objective, batch, logprobs=logprobs, old_logprobs=old, ref_logprobs=ref_logprobs
+        )
+    assert divergence is not None, "the learner computes it for this objective"
+    per_token = objective.coef * divergence - objective.cross_entropy_coef * logprobs
+    loss, diagnostics = (per_token * batch.weights).sum(), {"divergence": divergence.detach()}
+    if objective.train is not None:
+        policy, measured = _policy_loss(
+            objective.train, batch, logprobs=logprobs, old_logprobs=old, ref_logprobs=ref_logprobs
+        )
+        loss, diagnostics = loss + policy, diagnostics | measured
+    return loss, diagnostics
+
+
+def _policy_loss(
+    train: Train,
+    batch: Batch,
+    *,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     if isinstance(batch, TreeBatch):
         return _tree_loss(
-            objective,
-            batch,
-            logprobs=logprobs,
-            old_logprobs=logprobs.detach() if old_logprobs is None else old_logprobs,
-            ref_logprobs=ref_logprobs,
+            train, batch, logprobs=logprobs, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs
         )
     per_token, diagnostics = policy_loss(
-        objective.loss,
-        objective.correction,
-        objective.kl,
+        train.loss,
+        train.correction,
+        train.kl,
         logprobs=logprobs,
-        old_logprobs=logprobs.detach() if old_logprobs is None else old_logprobs,
+        old_logprobs=old_logprobs,
         behavior_logprobs=batch.behavior_logprobs,
         ref_logprobs=ref_logprobs,
         advantages=batch.advantages,
@@ -108,7 +155,7 @@ def _tree_loss(
     return loss, diagnostics | {"clipped": clipped}
 
 
-_SUMS = ("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl")
+_SUMS = ("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl", "divergence")
 _MAXIMA = ("ratio", "abs_mismatch")
 
 
@@ -120,6 +167,7 @@ class StepStatistics:
         self._maxima: dict[str, float] = dict.fromkeys(_MAXIMA, 0.0)
         self._is_policy = False
         self._has_kl = False
+        self._has_teacher = False
 
     def add(self, batch: Batch, entropy: Tensor, diagnostics: dict[str, Tensor]) -> None:
         """Takes in a micro-batch: [B, S] entropy and the diagnostics of `micro_batch_loss`.
@@ -133,7 +181,10 @@ class StepStatistics:
 
         self._sums["tokens"] += float(copies.sum())
         self._sums["entropy"] += total(entropy)
-        if not diagnostics:
+        if "divergence" in diagnostics:
+            self._has_teacher = True
+            self._sums["divergence"] += total(diagnostics["divergence"])
+        if "mismatch" not in diagnostics:
             return
         mismatch = diagnostics["mismatch"].double()  # old - behavior, samples from behavior
         self._is_policy = True
@@ -172,6 +223,8 @@ class StepStatistics:
                 "mismatch/kl_nats": total["k1"] / tokens,
                 "mismatch/kl_k3_nats": total["k3"] / tokens,
             }
+        if self._has_teacher:
+            stats["distill/divergence_nats"] = total["divergence"] / tokens
         if self._has_kl:
             stats["kl_ref_nats"] = total["kl"] / tokens
         return stats

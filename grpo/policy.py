@@ -7,7 +7,7 @@ The trunk's last hidden state is scored at the trained positions only, chunk by 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -63,6 +63,50 @@ def policy_logprobs(
         [B, S] log-probabilities and [B, S] entropy, both in nats and zero outside `mask`; float32,
         or float64 of a float64 model.
     """
+    states = predicting_states(model, batch, packing=packing)
+    logprobs_N, entropy_N = token_logprobs(
+        states.hidden,
+        states.head.weight,
+        batch.token_ids[states.rows, states.columns],
+        bias=states.head.bias,
+        temperature=temperature,
+        chunk_tokens=states.chunk_tokens,
+        logit_scale=states.logit_scale,
+    )
+    return states.placed(logprobs_N, batch), states.placed(entropy_N, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictingStates:
+    """What predicts each of the N trained tokens of a batch, and the head that turns it to logits.
+
+    logits = head(hidden) * logit_scale
+    """
+
+    hidden: Tensor
+    """[N, D]."""
+    head: nn.Linear
+    logit_scale: float
+    rows: Tensor
+    """[N] int64, of the tokens in the batch."""
+    columns: Tensor
+    """[N] int64."""
+
+    @property
+    def chunk_tokens(self) -> int:
+        """How many tokens' logits may exist at once."""
+        return max(1, CHUNK_LOGITS // self.head.weight.shape[0])
+
+    def placed(self, values_N: Tensor, batch: Batch) -> Tensor:
+        """[B, S]: each token's value at its place, zero elsewhere."""
+        empty = torch.zeros(batch.mask.shape, dtype=values_N.dtype, device=values_N.device)
+        return empty.index_put((self.rows, self.columns), values_N)
+
+
+def predicting_states(
+    model: PreTrainedModel | PeftModel, batch: Batch, *, packing: bool
+) -> PredictingStates:
+    """The last hidden states before the trained tokens; arguments as of `policy_logprobs`."""
     if bool(batch.mask[:, 0].any()):
         raise ValueError("batch.mask is True at position 0, which has no prediction; prompt it.")
     network = _network(model)
@@ -76,20 +120,7 @@ def policy_logprobs(
         # What autocast does to the head's matrix product in the model's own forward.
         hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
     head = cast(nn.Linear, network.get_output_embeddings())
-    logprobs_N, entropy_N = token_logprobs(
-        hidden_ND,
-        head.weight,
-        batch.token_ids[rows, columns],
-        bias=cast("Tensor | None", getattr(head, "bias", None)),
-        temperature=temperature,
-        chunk_tokens=max(1, CHUNK_LOGITS // head.weight.shape[0]),
-        logit_scale=_logit_scale(network.config),
-    )
-    empty = torch.zeros(batch.mask.shape, dtype=logprobs_N.dtype, device=hidden_ND.device)
-    return (
-        empty.index_put((rows, columns), logprobs_N),
-        empty.index_put((rows, columns), entropy_N),
-    )
+    return PredictingStates(hidden_ND, head, _logit_scale(network.config), rows, columns)
 
 
 class Policy(nn.Module):

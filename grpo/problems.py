@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cotree.grpo import arithmetic, countdown
 from cotree.grpo.arithmetic import Split
@@ -85,28 +85,36 @@ def task_alphabet(task: ArithmeticTask | CountdownTask) -> tuple[str, ...]:
     return countdown.ALPHABET if isinstance(task, CountdownTask) else arithmetic.ALPHABET
 
 
-def sft_rows(pipeline: Pipeline, render: Render) -> list[tuple[str, str]]:
-    """Prompt and solution of every cold-start row.
+class TraceRow(NamedTuple):
+    """A worked solution."""
+
+    question: str
+    prompt: str
+    """The question as the policy sees it."""
+    solution: str
+
+
+def trace_rows(
+    pipeline: Pipeline, traces: GeneratedTraces | RowTraces, render: Render
+) -> list[TraceRow]:
+    """The worked solutions that `traces` means.
 
     Generated traces answer the train problems, one each; they depend on `pipeline.seed`, on the
     problem and on the traces' settings only.
 
     Raises:
-        ValueError: the pipeline has no [sft] section, or a row is not usable.
+        ValueError: a row is not usable.
         FileNotFoundError: there is no such file.
     """
-    if pipeline.sft is None:
-        raise ValueError("this pipeline has no [sft] section, so it has no cold-start rows.")
-    traces, task = pipeline.sft.traces, pipeline.task
     if isinstance(traces, RowTraces):
         rows = load_rows(
             traces.path, question_field=traces.question_field, answer_field=traces.solution_field
         )
-        return [(render(row.question), row.answer) for row in rows]
-    assert isinstance(traces, GeneratedTraces), traces
+        return [TraceRow(row.question, render(row.question), row.answer) for row in rows]
+    task = pipeline.task
     assert not isinstance(task, RowsTask), "Pipeline refuses generated traces for other tasks"
     return [
-        (problem.prompt, _trace(pipeline.seed, problem, traces, task))
+        TraceRow(problem.question, problem.prompt, _trace(pipeline.seed, problem, traces, task))
         for problem in load_problems(pipeline, "train", render)
     ]
 

@@ -12,8 +12,12 @@ from typing import Any
 from markupsafe import Markup
 
 from cotree.grpo.config import Pipeline
-from cotree.grpo.config_model import NewModel
-from cotree.grpo.footprint import ModelSize, new_model_parameters
+from cotree.grpo.config_model import NewDeepseekModel, NewModel
+from cotree.grpo.footprint import (
+    ModelSize,
+    new_model_active_parameters,
+    new_model_parameters,
+)
 from cotree.grpo.page_templates import page_template
 from cotree.grpo.report_charts import Chart, draw, summary
 from cotree.grpo.report_curves import (
@@ -235,6 +239,13 @@ def _model(pipeline: Pipeline) -> str:
     if isinstance(model, NewModel):
         size = ModelSize(new_model_parameters(model))
         return f"new {model.layers}-layer decoder of width {model.width}, {size}"
+    if isinstance(model, NewDeepseekModel):
+        size = ModelSize(new_model_parameters(model))
+        active = ModelSize(new_model_active_parameters(model))
+        return (
+            f"new {model.layers}-layer DeepSeek-V3 of width {model.width}, {model.experts} experts "
+            f"of which a token uses {model.experts_per_token}, {size} ({active} a token)"
+        )
     return f"{model.path}{f' at {model.revision}' if model.revision else ''}"
 
 

@@ -16,7 +16,7 @@ from cotree.grpo.provenance import record_start
 
 __all__ = ["ConfigError", "RunFolder", "Stage", "dump_toml", "load_pipeline"]
 
-Stage = Literal["sft", "train"]
+Stage = Literal["sft", "distill", "train"]
 
 _FREE_ON_RESUME = (
     "num_steps",
@@ -31,6 +31,7 @@ computes. (Other threads may change its last bits, as another machine would.)"""
 
 _SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
 """Sections the cold start depends on; the others may change between sft and train."""
+_SHAPES_DISTILL = (*_SHAPES_SFT, "distill", "rewards")
 
 
 def refuse_lost_after_job(output: Path, remedy: str) -> None:
@@ -97,6 +98,11 @@ class RunFolder:
         return self.root / "sft"
 
     @property
+    def distill(self) -> Path:
+        """The distillation's own folder, likewise; and its corpus and logits."""
+        return self.root / "distill"
+
+    @property
     def starts(self) -> Path:
         """One line for each start: the stage, the code, the machine, the time."""
         return self.root / "starts.jsonl"
@@ -115,8 +121,9 @@ class RunFolder:
         return self.root / "report.html"
 
     def stage(self, stage: Stage) -> RunFolder:
-        """The folder of one stage: `sft` has its own inside the run's."""
-        return RunFolder(self.sft) if stage == "sft" else self
+        """The folder of one stage: all but `train` have their own inside the run's."""
+        own = {"sft": self.sft, "distill": self.distill, "train": self.root}
+        return RunFolder(own[stage])
 
     def prepare(self, pipeline: Pipeline, *, stage: Stage, resume: bool) -> None:
         """Makes the folder, saves the resolved configuration and who starts what there.
@@ -128,8 +135,10 @@ class RunFolder:
         """
         own = self.stage(stage)
         # An empty file was opened by a run that ended before its first step.
-        begun = own.checkpoints.exists() or (
-            own.metrics.exists() and own.metrics.stat().st_size > 0
+        begun = (
+            own.checkpoints.exists()
+            or (own.metrics.exists() and own.metrics.stat().st_size > 0)
+            or (stage == "distill" and (own.root / "corpus").exists())
         )
         if begun and not resume:
             raise ConfigError(
@@ -137,12 +146,14 @@ class RunFolder:
                 f"it, or keep it and choose another folder with --set output_dir=…, or remove it."
             )
         if begun and own.config.exists():
-            sections = _SHAPES_SFT if stage == "sft" else tuple(Pipeline.model_fields)
+            shapes = {"sft": _SHAPES_SFT, "distill": _SHAPES_DISTILL}
+            sections = shapes.get(stage, tuple(Pipeline.model_fields))
             self._refuse(own.config, pipeline, sections, f"--resume would continue the {stage} run")
         sft_config = RunFolder(self.sft).config
-        if stage == "train" and not begun and sft_config.exists():
+        if stage != "sft" and not begun and sft_config.exists() and pipeline.sft is not None:
             sections = ("model", "task", "prompt", "sft")
-            self._refuse(sft_config, pipeline, sections, "train would start from the cold start")
+            what = f"{stage} would start from the cold start"
+            self._refuse(sft_config, pipeline, sections, what)
         own.root.mkdir(parents=True, exist_ok=True)
         own.config.write_text(dump_toml(pipeline), encoding="utf-8")
         record_start(self.starts, stage=stage, resume=resume and begun)

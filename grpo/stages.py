@@ -15,11 +15,19 @@ from cotree.grpo.trainer import Trainer
 
 
 def starting_model(pipeline: Pipeline, folder: RunFolder) -> str:
-    """Path or name of the model that training starts from: the cold start's, if there is one.
+    """Path or name of the model that training starts from: the newest stage's before it.
 
     Raises:
-        ConfigError: the pipeline has an [sft] section but no finished cold start.
+        ConfigError: the pipeline has a [distill] or an [sft] section that was not run.
     """
+    if pipeline.distill is not None:
+        model = folder.distill / "model"
+        if not (model / "config.json").exists():
+            raise ConfigError(
+                f"the distillation has not been run: {model} does not exist. "
+                "Run `cotree distill` with the same configuration first."
+            )
+        return str(model)
     if pipeline.sft is not None:
         model = folder.sft / "model"
         if not (model / "config.json").exists():

@@ -17,10 +17,10 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from cotree.grpo.collate import token_weights
 from cotree.grpo.config import Pipeline, RowsTask
-from cotree.grpo.config_model import NewNetwork
+from cotree.grpo.config_model import NewNetwork, Prompt
 from cotree.grpo.learner import LearnerGroup, LearnerSpec
 from cotree.grpo.models import create_model, encode_checked
-from cotree.grpo.problems import PromptOrder, render_prompt, sft_rows, task_alphabet
+from cotree.grpo.problems import PromptOrder, TraceRow, render_prompt, task_alphabet, trace_rows
 from cotree.grpo.seeds import derive
 from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 from cotree.grpo.types import Batch, Stats
@@ -64,6 +64,15 @@ def run_sft(
     sft, folder = pipeline.sft, Path(pipeline.output_dir) / "sft"
     path, revision = base_model(pipeline)
     examples = load_examples(pipeline, path, revision=revision)
+    course = Course(
+        folder=folder,
+        num_examples=len(examples),
+        batch_of=lambda indices: sft_batch([examples[index] for index in indices]),
+        num_steps=sft.num_steps,
+        sequences_per_step=sft.sequences_per_step,
+        save_every=sft.save_every,
+        order_seed=derive(pipeline.seed, "sft", "order"),
+    )
     spec = LearnerSpec(
         model_path=path,
         learner=pipeline.learner,
@@ -74,23 +83,51 @@ def run_sft(
         engine_dtype=pipeline.generator.dtype,
         revision=revision,
     )
+    return run_course(course, spec, resume=resume, log=log, gpu_share=gpu_share, rewind=rewind)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Texts that are there beforehand, and how many steps of them a learner takes."""
+
+    folder: Path
+    """Of the stage: checkpoints, and the model it ends in."""
+    num_examples: int
+    batch_of: Callable[[Sequence[int]], Batch]
+    """The batch of the examples with these indices."""
+    num_steps: int
+    sequences_per_step: int
+    save_every: int
+    order_seed: int
+
+
+def run_course(
+    course: Course,
+    spec: LearnerSpec,
+    *,
+    resume: bool,
+    log: Callable[[int, Stats], None],
+    gpu_share: float = 0.0,
+    rewind: Callable[[int], None] | None = None,
+) -> Path:
+    """Takes the course's steps; returns FOLDER/model. Arguments as of `run_sft`."""
     learner = LearnerGroup.start(spec, num_gpus=gpu_share)
     try:
-        done = _restore(learner, folder) if resume else 0
+        done = _restore(learner, course.folder) if resume else 0
         if rewind is not None:
             rewind(done)
-        order = PromptOrder(len(examples), derive(pipeline.seed, "sft", "order"))
-        for step in range(done, sft.num_steps):
-            first = step * sft.sequences_per_step
-            chosen = [examples[order.at(first + i)] for i in range(sft.sequences_per_step)]
-            stats = learner.step(sft_batch(chosen))
+        order = PromptOrder(course.num_examples, course.order_seed)
+        size = course.sequences_per_step
+        for step in range(done, course.num_steps):
+            positions = range(step * size, (step + 1) * size)
+            stats = learner.step(course.batch_of([order.at(position) for position in positions]))
             log(step + 1, {**stats, "tokens_per_second/learn": stats["tokens"] / stats["seconds"]})
-            if (step + 1) % sft.save_every == 0 or step + 1 == sft.num_steps:
+            if (step + 1) % course.save_every == 0 or step + 1 == course.num_steps:
                 save_checkpoint(
-                    folder, step=step + 1, state={}, pending=[], write_learner=learner.save
+                    course.folder, step=step + 1, state={}, pending=[], write_learner=learner.save
                 )
-                prune(folder, keep=KEEP_CHECKPOINTS)
-        return _finish(learner, folder / "model")
+                prune(course.folder, keep=KEEP_CHECKPOINTS)
+        return _finish(learner, course.folder / "model")
     finally:
         learner.stop()
 
@@ -115,31 +152,53 @@ def base_model(pipeline: Pipeline) -> tuple[str, str | None]:
 
 
 def load_examples(pipeline: Pipeline, path: str, *, revision: str | None) -> list[Example]:
-    """The pipeline's traces as tokens.
+    """The cold start's traces as tokens; see `trace_examples`."""
+    assert pipeline.sft is not None, "the caller checks that there is an [sft] section"
+    render = prompt_renderer(pipeline.prompt, path, revision=revision)
+    rows = trace_rows(pipeline, pipeline.sft.traces, render)
+    return trace_examples(pipeline, rows, path, revision=revision)
+
+
+def trace_examples(
+    pipeline: Pipeline, rows: Sequence[TraceRow], path: str, *, revision: str | None
+) -> list[Example]:
+    """Worked solutions as tokens.
+
+    Args:
+        pipeline: says how prompts are encoded.
+        rows: with prompts as `trace_rows` renders them.
+        path: the model that reads them.
+        revision: hub commit or tag.
 
     Raises:
         ValueError: a trace has text the tokenizer cannot express, or is too long for the model.
     """
     tokenizer = load_tokenizer(path, revision=revision)
-    rows = sft_rows(pipeline, lambda question: render_prompt(pipeline.prompt, question, tokenizer))
     encode_prompt = prompt_encoder(tokenizer, chat=pipeline.prompt.chat)
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     longest = int(config.get_text_config().max_position_embeddings)
     examples: list[Example] = []
-    for number, (prompt, solution) in enumerate(rows):
-        prompt_ids = encode_prompt(prompt)
-        completion_ids = _encode_solution(tokenizer, solution)
+    for number, row in enumerate(rows):
+        prompt_ids = encode_prompt(row.prompt)
+        completion_ids = encode_solution(tokenizer, row.solution)
         if len(prompt_ids) + len(completion_ids) > longest:
             raise ValueError(
                 f"trace {number} has {len(prompt_ids) + len(completion_ids)} tokens, the model "
-                f"takes {longest}: {prompt[:80]!r}. Shorten or drop it, or raise "
+                f"takes {longest}: {row.prompt[:80]!r}. Shorten or drop it, or raise "
                 "model.max_positions of a new model."
             )
         examples.append(Example(prompt_ids, completion_ids))
     return examples
 
 
-def _encode_solution(tokenizer: PreTrainedTokenizerBase, solution: str) -> tuple[int, ...]:
+def prompt_renderer(prompt: Prompt, path: str, *, revision: str | None) -> Callable[[str], str]:
+    """From a question to the text that the model at `path` sees."""
+    tokenizer = load_tokenizer(path, revision=revision)
+    return lambda question: render_prompt(prompt, question, tokenizer)
+
+
+def encode_solution(tokenizer: PreTrainedTokenizerBase, solution: str) -> tuple[int, ...]:
+    """The solution's tokens and the one that ends them."""
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token, so a "

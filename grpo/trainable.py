@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,9 +16,13 @@ from transformers import PreTrainedModel
 from cotree.grpo import config
 from cotree.grpo.attention import use_float32_attention
 from cotree.grpo.config_algorithm import Dtype, Optimizer
+from cotree.grpo.config_distill import ResidentTeacher
 from cotree.grpo.models import load_model
-from cotree.grpo.objective import Objective
+from cotree.grpo.objective import Objective, Taught, policy_part
+from cotree.grpo.policy import Policy
 from cotree.grpo.seeds import derive
+from cotree.grpo.sharding import wrap
+from cotree.grpo.taught_policy import ResidentModel, TaughtPolicy
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class LearnerSpec:
     """Of the adapters' initial weights; full training has nothing random."""
     engine_dtype: Dtype = "bfloat16"
     revision: str | None = None
+    teacher: ResidentTeacher | None = None
+    """A model that every process of the learner holds beside the one that it trains."""
+    vocabulary_order: tuple[int, ...] | None = None
+    """Of a `TaughtBatch` whose teacher has another tokenizer; None is the vocabulary's own."""
 
 
 def use_deterministic_kernels(*, threads: int) -> None:
@@ -89,6 +98,63 @@ def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
     )
     with _seeded(derive(spec.seed, "lora")):
         return cast(PeftModel, get_peft_model(model, settings))
+
+
+def trained_policy(
+    spec: LearnerSpec, model: PreTrainedModel | PeftModel, teacher: ResidentModel | None
+) -> Policy | TaughtPolicy:
+    """The model as the module that training calls: with a teacher, where the objective has one."""
+    packing = spec.learner.packing
+    if not isinstance(spec.objective, Taught):
+        return Policy(model, packing=packing)
+    order = None
+    if spec.vocabulary_order is not None:
+        order = torch.tensor(spec.vocabulary_order, dtype=torch.int64)
+    return TaughtPolicy(
+        model,
+        packing=packing,
+        divergence=spec.objective.divergence,
+        teacher=teacher,
+        order=order,
+    )
+
+
+def reference_policy(spec: LearnerSpec, accelerator: Accelerator) -> nn.Module | None:
+    """A frozen copy of the starting model, where a KL penalty needs one.
+
+    With LoRA there is none: the model without its adapters is the reference.
+    """
+    train = policy_part(spec.objective)
+    if train is None or train.kl is None or spec.learner.lora is not None:
+        return None
+    model = starting_model(spec).requires_grad_(requires_grad=False)
+    # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
+    policy = Policy(model.eval(), packing=spec.learner.packing)
+    if spec.learner.sharding == "ddp":
+        return policy.to(accelerator.device)
+    return wrap(policy, accelerator, spec.learner.sharding)
+
+
+def resident_teacher(spec: LearnerSpec, device: torch.device) -> ResidentModel | None:
+    """The teacher that this process holds, if any."""
+    if spec.teacher is None:
+        return None
+    dtype = cast(torch.dtype, getattr(torch, spec.teacher.dtype))
+    network = load_model(spec.teacher.path, dtype=dtype, revision=spec.teacher.revision)
+    return ResidentModel(cast(PreTrainedModel, network.to(device)), packing=spec.learner.packing)
+
+
+def check_shared_prefixes(spec: LearnerSpec) -> None:
+    """Raises ValueError where prefixes are to be shared under an objective that cannot."""
+    train = policy_part(spec.objective)
+    if not spec.learner.share_prefixes or train is None:
+        return
+    if isinstance(spec.objective, Taught):
+        raise ValueError(
+            "learner.share_prefixes does not know a teacher's divergence; set it to false, or "
+            'choose distill.signal.type = "advantage".'
+        )
+    train.check_shared_prefixes()
 
 
 def adamw(parameters: list[nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:

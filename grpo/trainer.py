@@ -4,15 +4,18 @@ import json
 import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Self
 
 from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from cotree.grpo.config import Pipeline
+from cotree.grpo.distilling.on_policy import OnPolicyTeacher
+from cotree.grpo.distilling.on_policy_setup import OnPolicySetup
 from cotree.grpo.evaluate import Evaluation
 from cotree.grpo.learner import LearnerGroup, LearnerSpec
 from cotree.grpo.log import RunLog
 from cotree.grpo.loop import Parts, evaluation_stats, train_loop
+from cotree.grpo.objective import Objective
 from cotree.grpo.phases import Phases
 from cotree.grpo.result import add_seconds, read_result, update_result
 from cotree.grpo.rollout_source import RolloutSource
@@ -24,11 +27,27 @@ _CANARY_PROMPTS = 4
 """Prompts laid end to end: more tokens to agree on than one short prompt has."""
 
 
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """A teacher in the loop."""
+
+    setup: OnPolicySetup
+    objective: Objective
+    """What the learner minimises under it."""
+
+
 class Trainer:
     """Owns the learner, the engine and the order of prompts of one run."""
 
     def __init__(
-        self, pipeline: Pipeline, folder: RunFolder, model: str, *, gpu_share: float, log: RunLog
+        self,
+        pipeline: Pipeline,
+        folder: RunFolder,
+        model: str,
+        *,
+        gpu_share: float,
+        log: RunLog,
+        teaching: Teaching | None = None,
     ) -> None:
         assert pipeline.train is not None, "checked by train_stage"
         self._pipeline = pipeline
@@ -37,6 +56,8 @@ class Trainer:
         self._model = model
         self._gpu_share = gpu_share
         self._log = log
+        self._teaching = teaching
+        self._teacher: OnPolicyTeacher | None = None
         self._phases = Phases()
         self._actors = ExitStack()
         self._sampler = Sampler(pipeline, model, gpu_share=gpu_share)
@@ -47,6 +68,10 @@ class Trainer:
             self._learner = LearnerGroup.start(self._learner_spec(), num_gpus=self._gpu_share)
             starting.callback(self._learner.stop)
             starting.enter_context(self._sampler)
+            if self._teaching is not None:
+                self._teacher = starting.enter_context(
+                    self._teaching.setup.opened(self._learner, gpu_share=self._gpu_share)
+                )
             self._actors = starting.pop_all()
         self._source = RolloutSource(
             problems=self._sampler.train_problems,
@@ -102,6 +127,7 @@ class Trainer:
             log=self._log,
             phases=self._phases,
             first_term=self._pipeline.rewards[0].name,
+            teach=None if self._teacher is None else self._teacher.teach,
         )
 
     def _learner_spec(self) -> LearnerSpec:
@@ -111,9 +137,10 @@ class Trainer:
             learner=self._pipeline.learner,
             optimizer=train.optimizer,
             total_updates=train.num_steps * train.updates_per_step,
-            objective=train,
+            objective=train if self._teaching is None else self._teaching.objective,
             seed=self._pipeline.seed,
             engine_dtype=self._pipeline.generator.dtype,
+            teacher=None if self._teaching is None else self._teaching.setup.resident,
         )
 
     def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:

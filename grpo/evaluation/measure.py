@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cotree.grpo.config_evaluation import Benchmarks
+from cotree.grpo.count_progress import duration
 from cotree.grpo.evaluation.equal_tokens import (
     EqualTokens,
     equal_tokens_json,
@@ -18,7 +19,7 @@ from cotree.grpo.evaluation.equal_tokens import (
 from cotree.grpo.evaluation.job import Job
 from cotree.grpo.evaluation.journal import EvaluationFolder, Journal
 from cotree.grpo.evaluation.page import write_page
-from cotree.grpo.evaluation.progress import EvaluationProgress, duration
+from cotree.grpo.evaluation.progress import EvaluationProgress
 from cotree.grpo.evaluation.records import BenchmarkSummary, ProblemRecord
 from cotree.grpo.evaluation.results import results_json, write_samples_parquet
 from cotree.grpo.evaluation.runner import graded_again, run_job

@@ -10,7 +10,8 @@ import torch
 from ray.exceptions import RayTaskError
 
 from cotree.grpo import config
-from cotree.grpo.engine import Generator, Sampling, engine_environment
+from cotree.grpo.engine import Generator, Sampling
+from cotree.grpo.engine_options import engine_environment
 from cotree.grpo.types import Completion, Problem, SampleRequest
 
 SETTINGS = config.Generator(
@@ -22,13 +23,13 @@ AT_ONE = Sampling(max_tokens=24, temperature=1.0)
 class Host:
     """An actor's handle: runs functions on the one engine in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: type[Generator] = Generator) -> None:
         class Process:
             def start(self, path: str, settings: config.Generator) -> None:
                 # vLLM keeps one set of globals: the last engine must go before the next comes.
                 self.engine = None
                 gc.collect()
-                self.engine = Generator(path, generator=settings, seed=0)
+                self.engine = engine(path, generator=settings, seed=0)
 
             def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
                 return function(self.engine, *args)

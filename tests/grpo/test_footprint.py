@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
-from cotree.grpo.config_model import NewModel
+from cotree.grpo.config_model import NewDeepseekModel, NewModel
 from cotree.grpo.footprint import (
     ModelSize,
     cache_bytes_per_token,
+    model_size,
+    new_model_active_parameters,
     new_model_parameters,
     run_bytes,
     safetensors_parameters,
@@ -42,6 +45,38 @@ def test_the_formula_counts_what_transformers_builds():
         )
     )
     assert new_model_parameters(model) == sum(p.numel() for p in built.parameters())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"query_rank": 24, "shared_experts": 2, "groups": 2}, {"dense_layers": 0, "width": 96}],
+    ids=str,
+)
+def test_a_deepseeks_formula_counts_what_transformers_builds(tmp_path: Path, fields: dict):
+    from cotree.grpo.models import create_model, load_model
+
+    model = NewDeepseekModel(type="new_deepseek_v3", layers=3, value_dim=40, **fields)
+    create_model(model, tmp_path, alphabet="01", seed=0)
+    built = load_model(str(tmp_path), dtype="float32")
+    assert new_model_parameters(model) == sum(p.numel() for p in built.parameters())
+    # The file also holds one bias for each of 8 experts in every layer that has some.
+    saved = safetensors_parameters(tmp_path / "model.safetensors")
+    assert saved - new_model_parameters(model) == 8 * (3 - model.dense_layers)
+
+
+def test_a_token_is_computed_without_the_experts_it_is_not_sent_to():
+    model = NewDeepseekModel(type="new_deepseek_v3", layers=3, width=64, expert_width=10)
+    # 2 layers with 8 experts of which 2 work, each of 3 matrices of 64 x 10.
+    idle = new_model_parameters(model) - new_model_active_parameters(model)
+    assert idle == 2 * (8 - 2) * 3 * 64 * 10
+
+
+def test_a_new_model_of_either_kind_has_a_size(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text(TEXT)
+    for model in (NewModel(type="new"), NewDeepseekModel(type="new_deepseek_v3")):
+        pipeline = load_pipeline(path, []).model_copy(update={"model": model})
+        assert model_size(pipeline).parameters == new_model_parameters(model)
 
 
 def test_a_checkpoint_is_counted_from_its_header(tmp_path: Path):
@@ -87,3 +122,21 @@ def test_a_tokens_cache_is_keys_and_values_of_every_layer():
     # Without grouped heads all 4 count, and head_dim, where given, is not hidden_size / heads.
     plain = {"num_attention_heads": 4, "hidden_size": 64, "head_dim": 32, "num_hidden_layers": 1}
     assert cache_bytes_per_token(plain, dtype="float32") == 2 * 4 * 32 * 4
+
+
+def test_latent_attention_caches_one_latent_and_one_key_for_all_heads():
+    # (512 + 64) * 61 layers * 2 bytes: DeepSeek-V3's 70,272 bytes a token.
+    deepseek = {
+        "model_type": "deepseek_v3",
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "head_dim": 64,
+        "hidden_size": 7168,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "num_hidden_layers": 61,
+    }
+    assert cache_bytes_per_token(deepseek, dtype="bfloat16") == 70_272
+    # An architecture whose latents vLLM expands stores whole keys and values.
+    expanded = {**deepseek, "model_type": "minicpm3"}
+    assert cache_bytes_per_token(expanded, dtype="float32") == 2 * 61 * 128 * 64 * 4

@@ -13,10 +13,11 @@ from cotree.grpo.config_model import Prompt
 from cotree.grpo.models import character_tokenizer, encode_checked
 from cotree.grpo.problems import (
     PromptOrder,
+    Render,
     load_problems,
     render_prompt,
-    sft_rows,
     task_alphabet,
+    trace_rows,
 )
 from cotree.rewards.answer import answer
 from cotree.rewards.steps.countdown import countdown, countdown_steps
@@ -26,6 +27,12 @@ from cotree.rewards.types import Verdict
 ARITHMETIC = {"type": "arithmetic", "num_train": 60, "num_test": 20}
 COUNTDOWN = {"type": "countdown", "num_train": 60, "num_test": 20}
 OPTIMIZER = {"learning_rate": 1e-3}
+
+
+def solutions(settings: Pipeline, render: Render) -> list[tuple[str, str]]:
+    """Prompt and solution of every trace of the cold start."""
+    assert settings.sft is not None
+    return [(row.prompt, row.solution) for row in trace_rows(settings, settings.sft.traces, render)]
 
 
 def pipeline(task: dict[str, Any] = ARITHMETIC, *, seed: int = 0, **traces: Any) -> Pipeline:
@@ -106,7 +113,7 @@ def test_the_alphabet_spells_every_prompt_and_solution(task: dict[str, Any]):
     settings = pipeline(task, type="generated", slip_frac=0.5)
     assert not isinstance(settings.task, RowsTask)
     tokenizer = character_tokenizer(task_alphabet(settings.task), max_positions=128)
-    for prompt, solution in sft_rows(settings, lambda question: f"{question}\n"):
+    for prompt, solution in solutions(settings, lambda question: f"{question}\n"):
         ids = encode_checked(tokenizer, prompt + solution)
         assert tokenizer.decode(ids) == prompt + solution
 
@@ -119,7 +126,7 @@ def test_the_alphabet_of_arithmetic_keeps_its_order():
 
 
 def test_generated_rows_solve_the_train_problems():
-    rows = sft_rows(pipeline(type="generated"), equation)
+    rows = solutions(pipeline(type="generated"), equation)
     problems = load_problems(pipeline(), "train", equation)
     assert [prompt for prompt, _ in rows] == [problem.prompt for problem in problems]
     for (_, solution), problem in zip(rows, problems, strict=True):
@@ -130,7 +137,7 @@ def test_generated_rows_solve_the_train_problems():
 
 
 def test_generated_rows_win_the_train_games():
-    rows = sft_rows(pipeline(COUNTDOWN, type="generated"), equation)
+    rows = solutions(pipeline(COUNTDOWN, type="generated"), equation)
     problems = load_problems(pipeline(COUNTDOWN), "train", equation)
     assert [prompt for prompt, _ in rows] == [problem.prompt for problem in problems]
     for (_, solution), problem in zip(rows, problems, strict=True):
@@ -146,15 +153,10 @@ def test_generated_rows_win_the_train_games():
 )
 def test_generated_mistakes_depend_on_the_run_seed_only(task: dict[str, Any], mistake: str):
     faulty = {"type": "generated", "slip_frac": 0.2, mistake: 0.5}
-    first = sft_rows(pipeline(task, seed=1, **faulty), equation)
-    assert first == sft_rows(pipeline(task, seed=1, **faulty), equation)
-    assert first != sft_rows(pipeline(task, seed=2, **faulty), equation)
-    assert first != sft_rows(pipeline(task, seed=1, type="generated"), equation)
-
-
-def test_rows_without_a_cold_start_section_are_refused():
-    with pytest.raises(ValueError, match=r"no \[sft\] section"):
-        sft_rows(pipeline(), equation)
+    first = solutions(pipeline(task, seed=1, **faulty), equation)
+    assert first == solutions(pipeline(task, seed=1, **faulty), equation)
+    assert first != solutions(pipeline(task, seed=2, **faulty), equation)
+    assert first != solutions(pipeline(task, seed=1, type="generated"), equation)
 
 
 def write(path: Path, *records: dict[str, object]) -> str:
@@ -207,7 +209,7 @@ def test_a_row_that_cannot_be_a_problem_is_named(
 def test_trace_rows_are_rendered_prompts_and_whole_solutions(tmp_path: Path):
     source = write(tmp_path / "t.jsonl", {"question": "1+1", "solution": "<think>2</think>\n"})
     settings = pipeline(row_task(source), type="rows", path=source)
-    assert sft_rows(settings, equation) == [("1+1=", "<think>2</think>\n")]
+    assert solutions(settings, equation) == [("1+1=", "<think>2</think>\n")]
 
 
 def test_a_template_keeps_its_other_braces():

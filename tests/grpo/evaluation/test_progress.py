@@ -3,7 +3,8 @@
 import pytest
 from evaluated import RIGHT, WRONG, record
 
-from cotree.grpo.evaluation.progress import EvaluationProgress, duration
+from cotree.grpo.count_progress import duration
+from cotree.grpo.evaluation.progress import EvaluationProgress
 
 
 class Clock:

@@ -1,0 +1,294 @@
+"""A teacher's most likely tokens as sets of a student's tokens, where the two vocabularies differ.
+
+T positions, K tokens that the teacher names at each, V tokens of a vocabulary.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotree.grpo.token_scores import FloatArray, IntArray
+
+_MASS_SLACK = 1e-3
+"""How far above 1 rounding may lift the sum of a teacher's probabilities."""
+
+
+_LEAST_TAIL = 2.0**-24
+"""Probability of all tokens that the teacher does not name, at least: in float32 the sum of those
+that it names may round to 1, and a tail of 0 would forbid the student what is merely unlikely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the teacher expects next, as disjoint sets of the student's tokens.
+
+    A set is `order[first:end]`, with the `order` of the vocabularies; empty ones (first = end = 0,
+    log-probability -inf) fill up the K places.
+    """
+
+    first: IntArray
+    """[T, K]."""
+    end: IntArray
+    """[T, K]."""
+    logprobs: FloatArray
+    """[T, K + 1] nats: of each set, and of all other tokens. They sum to 1, or are all -inf: no
+    opinion."""
+    unmapped_mass: FloatArray
+    """[T] probability of the teacher's tokens that no token of the student begins to write; it is
+    part of the last log-probability."""
+
+
+class SharedVocabulary:
+    """Which tokens of a student write what a token of the teacher begins with.
+
+    A teacher's token with bytes b becomes one event, of which both models know the probability:
+
+    - "the next bytes are b", all student tokens that start with b, if there is one;
+    - else "the next bytes are s", all that start with s, the longest token of the student that b
+      starts with;
+    - for a special token, the student's special token that means the same.
+
+    Events that hold one another become the wider one, and their probabilities are added.
+
+    With a teacher whose tokens are single bytes, or single characters of which the student has no
+    parts, the events are exact: "the next character is c" is the same on both sides. Otherwise the
+    student may begin to write b with a shorter token than those of the event. Such a token counts
+    among all others, an error of at most its probability; `ambiguous_tokens` names them. In the
+    same way, tokens that the teacher does not name may write part of an event, and count among all
+    others.
+
+    Two tables that are the same are taken for the same tokenizer: then each token is an event of
+    its own, and `order` is the identity.
+    """
+
+    def __init__(
+        self,
+        teacher: Sequence[bytes | None],
+        student: Sequence[bytes | None],
+        specials: Mapping[int, int],
+    ) -> None:
+        """Finds the place of each of the teacher's tokens; a second or so for a large vocabulary.
+
+        Args:
+            teacher: [V of the teacher] the bytes of its tokens, see `token_bytes`.
+            student: [V] those of the student's.
+            specials: teacher id -> id of the student's special token that means the same, as
+                end-of-sequence does. Both write no bytes.
+
+        Raises:
+            ValueError: a token is empty, or a special one has bytes or is not in its vocabulary.
+        """
+        _check_tables(teacher, student, specials)
+        self._teacher, self._student = tuple(teacher), tuple(student)
+        self.is_identity = _same_tokenizer(teacher, student, specials)
+        """Whether both vocabularies are one; rows without a token at the end do not matter."""
+        by_bytes = sorted(
+            range(len(student)), key=lambda i: (student[i] is None, student[i] or b"", i)
+        )
+        self._sorted = [piece for i in by_bytes if (piece := student[i]) is not None]
+        self._ids_of: dict[bytes, list[int]] = {}
+        for index, piece in enumerate(student):
+            if piece is not None:
+                self._ids_of.setdefault(piece, []).append(index)
+        identity = np.arange(len(student), dtype=np.int64)
+        self.order: NDArray[np.int64] = (
+            identity if self.is_identity else np.array(by_bytes, dtype=np.int64)
+        )
+        """[V] the student's ids; by bytes, then those without, unless `is_identity`."""
+        position = np.empty_like(identity)
+        position[self.order] = identity
+        self._ranges: IntArray = np.zeros((len(teacher), 2), np.int32)
+        for index, piece in enumerate(teacher if not self.is_identity else ()):
+            if index in specials:
+                place = int(position[specials[index]])
+                self._ranges[index] = place, place + 1
+            elif piece is not None:
+                self._ranges[index] = self._range(piece)
+
+    def outcomes(self, top_ids: NDArray[np.integer], top_logprobs: FloatArray) -> Outcomes:
+        """The teacher's most likely tokens as disjoint sets of the student's, sorted by `first`.
+
+        Args:
+            top_ids: [T, K] teacher ids, distinct at a position; -1 fills up.
+            top_logprobs: [T, K] nats; what `top_ids` lacks of 1 is all other tokens together.
+
+        Returns:
+            The sets. Teacher tokens that the student cannot begin to write count among the others.
+
+        Raises:
+            ValueError: the shapes differ, an id is not the teacher's or twice at a position, or
+                the probabilities sum to more than 1.
+        """
+        if self.is_identity:
+            return identity_outcomes(top_ids, top_logprobs, vocab_size=len(self._student))
+        ids, logprobs = _checked(top_ids, top_logprobs)
+        if ids.size and ids.max() >= len(self._teacher):
+            raise ValueError(
+                f"token {ids.max()} is beyond the teacher's {len(self._teacher)}; build the table "
+                "with the model's vocab_size."
+            )
+        known = (ids >= 0)[..., None]
+        first, end = np.moveaxis(np.where(known, self._ranges[ids], 0), -1, 0)
+        mass = np.exp(logprobs)
+        unmapped = np.where(end > first, 0.0, mass).sum(-1)
+        return _merged(first, end, np.where(end > first, mass, 0.0), unmapped, len(self.order))
+
+    def ambiguous_tokens(self, teacher_id: int) -> tuple[int, ...]:
+        """Student ids that may begin to write this teacher token but are not in its event."""
+        piece = self._teacher[teacher_id]
+        if piece is None or self.is_identity:
+            return ()
+        first, end = self._ranges[teacher_id]
+        inside = self._sorted[first] if first < end else b""  # at most one: the longest, if any
+        shorter = [piece[:length] for length in range(1, len(piece))]
+        return tuple(i for part in shorter if part != inside for i in self._ids_of.get(part, ()))
+
+    def _range(self, piece: bytes) -> tuple[int, int]:
+        """Places of the tokens that start with `piece`, else with the longest it starts with."""
+        first, end = self._starting_with(piece)
+        if first < end:
+            return first, end
+        lengths = range(len(piece) - 1, 0, -1)
+        longest = next((n for n in lengths if piece[:n] in self._ids_of), None)
+        return (0, 0) if longest is None else self._starting_with(piece[:longest])
+
+    def _starting_with(self, prefix: bytes) -> tuple[int, int]:
+        first = bisect_left(self._sorted, prefix)
+        stem = prefix.rstrip(b"\xff")  # the last byte that can be raised ends the range
+        if not stem:
+            return first, len(self._sorted)
+        return first, bisect_left(self._sorted, stem[:-1] + bytes([stem[-1] + 1]), lo=first)
+
+
+def identity_outcomes(
+    top_ids: NDArray[np.integer], top_logprobs: FloatArray, *, vocab_size: int
+) -> Outcomes:
+    """The teacher's most likely tokens as sets of one token each: both models share a tokenizer.
+
+    Args:
+        top_ids: [T, K] ids, distinct at a position; -1 fills up.
+        top_logprobs: [T, K] nats.
+        vocab_size: rows of the student. Ids beyond, which a teacher with more of the unused rows
+            may name, count among the others.
+
+    Raises:
+        ValueError: the shapes differ, an id is twice at a position, or the probabilities sum to
+            more than 1.
+    """
+    ids, logprobs = _checked(top_ids, top_logprobs)
+    mass = np.exp(logprobs)
+    mapped = (ids >= 0) & (ids < vocab_size)
+    first = np.where(mapped, ids, 0)
+    return Outcomes(
+        first=first.astype(np.int32),
+        end=np.where(mapped, ids + 1, 0).astype(np.int32),
+        logprobs=_with_tail(np.where(mapped, mass, 0.0)),
+        unmapped_mass=np.where(mapped, 0.0, mass).sum(-1).astype(np.float32),
+    )
+
+
+def _merged(
+    first: NDArray[np.int32],
+    end: NDArray[np.int32],
+    mass: NDArray[np.float64],
+    unmapped: NDArray[np.float64],
+    vocab_size: int,
+) -> Outcomes:
+    """Joins [T, K] ranges that hold one another; two of them never overlap otherwise."""
+    positions, width = first.shape
+    # By beginning, the widest first: a range that holds others comes just before them.
+    rank = first.astype(np.int64) * (vocab_size + 1) + (vocab_size - end)
+    by_range = np.argsort(np.where(end > first, rank, np.iinfo(np.int64).max), kind="stable")
+    first, end = (np.take_along_axis(bound, by_range, -1) for bound in (first, end))
+    mass = np.take_along_axis(mass, by_range, -1)
+    reach = np.maximum.accumulate(np.pad(end, ((0, 0), (1, 0))), axis=-1)[:, :-1]
+    is_widest = (end > first) & (first >= reach)
+    place = np.cumsum(is_widest, axis=-1) - 1
+    rows = np.broadcast_to(np.arange(positions)[:, None], place.shape)
+    merged = np.zeros((2, positions, width), np.int32)
+    merged[:, rows[is_widest], place[is_widest]] = first[is_widest], end[is_widest]
+    flat = (rows * width + place)[end > first]
+    summed = np.zeros(positions * width)
+    np.add.at(summed, flat, mass[end > first])
+    return Outcomes(
+        first=merged[0],
+        end=merged[1],
+        logprobs=_with_tail(summed.reshape(positions, width)),
+        unmapped_mass=unmapped.astype(np.float32),
+    )
+
+
+def _with_tail(mass: NDArray[np.float64]) -> FloatArray:
+    """[T, K + 1] log of the probabilities, and of what they lack of 1."""
+    kept = mass.sum(-1, keepdims=True)
+    mass = mass / np.maximum(kept, 1.0)  # rounding may have lifted the sum above 1
+    with np.errstate(divide="ignore"):
+        rest = np.maximum(1.0 - kept, _LEAST_TAIL)
+        return np.log(np.concatenate([mass, rest], -1)).astype(np.float32)
+
+
+def _checked(
+    top_ids: NDArray[np.integer], top_logprobs: FloatArray
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids, and log-probabilities in float64 with -inf where there is no id."""
+    if top_ids.ndim != 2 or top_ids.shape != top_logprobs.shape:
+        raise ValueError(
+            f"top_ids {top_ids.shape} and top_logprobs {top_logprobs.shape} must both be [T, K]."
+        )
+    ids = top_ids.astype(np.int64)
+    logprobs = np.where(ids >= 0, top_logprobs.astype(np.float64), -np.inf)
+    ordered = np.sort(ids, axis=-1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if twice.any():
+        raise ValueError(
+            f"token {ordered[:, 1:][twice][0]} is named twice at a position; name each once."
+        )
+    with np.errstate(over="ignore"):
+        most = np.exp(logprobs).sum(-1).max(initial=0.0)
+    if not most <= 1 + _MASS_SLACK:
+        raise ValueError(
+            f"the teacher's probabilities sum to {most:g} at a position; they must be those of "
+            "its softmax, in nats."
+        )
+    return ids, logprobs
+
+
+def _check_tables(
+    teacher: Sequence[bytes | None], student: Sequence[bytes | None], specials: Mapping[int, int]
+) -> None:
+    for who, table in (("teacher", teacher), ("student", student)):
+        if b"" in table:
+            raise ValueError(
+                f"token {list(table).index(b'')} of the {who} is empty; give None for a token that "
+                "writes no text."
+            )
+    for pair in specials.items():
+        for who, table, index in zip(("teacher", "student"), (teacher, student), pair, strict=True):
+            if not 0 <= index < len(table):
+                raise ValueError(
+                    f"specials names token {index} of the {who}, which has {len(table)} tokens."
+                )
+            if table[index] is not None:
+                raise ValueError(
+                    f"specials names token {index} of the {who}, which writes {table[index]!r}; "
+                    "only tokens without bytes need a partner."
+                )
+
+
+def _same_tokenizer(
+    teacher: Sequence[bytes | None], student: Sequence[bytes | None], specials: Mapping[int, int]
+) -> bool:
+    """Equal tables, but for rows without a token at the end of one of them."""
+    shared = min(len(teacher), len(student))
+    rest = (*islice(teacher, shared, None), *islice(student, shared, None))
+    return (
+        tuple(teacher[:shared]) == tuple(student[:shared])
+        and all(piece is None for piece in rest)
+        and all(theirs == ours for theirs, ours in specials.items())
+    )
