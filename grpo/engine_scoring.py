@@ -16,7 +16,7 @@ VllmObject: TypeAlias = Any
 """vLLM is untyped."""
 
 _MAX_ENTRIES = 1 << 20
-"""Log-probabilities that vLLM returns at once: it makes Python objects of them, 130 bytes each."""
+"""Log-probabilities that vLLM returns at once, some 250 bytes each as Python objects."""
 
 
 class ScoringGenerator(ExchangingGenerator):

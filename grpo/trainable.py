@@ -141,7 +141,8 @@ def resident_teacher(spec: LearnerSpec, device: torch.device) -> ResidentModel |
         return None
     dtype = cast(torch.dtype, getattr(torch, spec.teacher.dtype))
     network = load_model(spec.teacher.path, dtype=dtype, revision=spec.teacher.revision)
-    return ResidentModel(cast(PreTrainedModel, network.to(device)), packing=spec.learner.packing)
+    cast(nn.Module, network).to(device)
+    return ResidentModel(network, packing=spec.learner.packing)
 
 
 def check_shared_prefixes(spec: LearnerSpec) -> None:

@@ -20,8 +20,8 @@ _MASS_SLACK = 1e-3
 
 
 _LEAST_TAIL = 2.0**-24
-"""Probability of all tokens that the teacher does not name, at least: in float32 the sum of those
-that it names may round to 1, and a tail of 0 would forbid the student what is merely unlikely."""
+"""Probability of all tokens that the teacher does not name, where those that it names round to 1:
+a tail of 0 would forbid the student what is merely unlikely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _with_tail(mass: NDArray[np.float64]) -> FloatArray:
     kept = mass.sum(-1, keepdims=True)
     mass = mass / np.maximum(kept, 1.0)  # rounding may have lifted the sum above 1
     with np.errstate(divide="ignore"):
-        rest = np.maximum(1.0 - kept, _LEAST_TAIL)
+        rest = np.where(kept < 1.0, 1.0 - kept, _LEAST_TAIL)
         return np.log(np.concatenate([mass, rest], -1)).astype(np.float32)
 
 
