@@ -319,9 +319,10 @@ class OnPolicyDistill(Strict):
     @model_validator(mode="after")
     def _the_signal_has_a_teacher(self) -> OnPolicyDistill:
         signal = self.signal
+        # The default may be written down: a saved configuration has it.
         if (
             isinstance(signal, DivergenceSignal)
-            and "keep" in signal.model_fields_set
+            and signal.keep != DivergenceSignal.model_fields["keep"].default
             and isinstance(self.teacher, ResidentTeacher)
         ):
             raise ValueError(

@@ -19,8 +19,16 @@ from pathlib import Path
 import psutil
 
 from cotree.grpo.config import Pipeline, RowsTask
-from cotree.grpo.config_model import NewNetwork, PretrainedModel
+from cotree.grpo.config_distill import (
+    EngineTeacher,
+    LogitsDistill,
+    OnPolicyDistill,
+    ServerTeacher,
+    Teacher,
+)
+from cotree.grpo.config_model import NewDeepseekModel, NewNetwork, PretrainedModel
 from cotree.grpo.footprint import ModelSize, model_size, run_bytes
+from cotree.grpo.footprint_distill import checkpoint_size, distill_bytes, teacher_size
 from cotree.grpo.provenance import usable_cores
 
 DASHBOARD_PORT = 8265
@@ -45,7 +53,8 @@ def examine(pipeline: Pipeline | None) -> list[Finding]:
     findings = [_python(), *_packages(), _broken_companions(), _engine_build(), *_ray()]
     if pipeline is not None:
         size = model_size(pipeline)
-        findings += [_model(pipeline, size), *_hub(pipeline), *_task_files(pipeline)]
+        findings += [_model(pipeline, size), *_served(pipeline), *_teacher(pipeline)]
+        findings += [*_hub(pipeline), *_task_files(pipeline)]
         findings += [_cores(pipeline), _devices(pipeline), *_memory(pipeline, size)]
         findings += [_disk(pipeline, size)]
     return findings
@@ -159,18 +168,57 @@ def _model(pipeline: Pipeline, size: ModelSize) -> Finding:
     model = pipeline.model
     if isinstance(model, NewNetwork):
         return Finding("model", True, f"made on the spot, {size}")
-    path = Path(model.path)
+    return _checkpoint("model", model.path, size, key="model.path")
+
+
+def _checkpoint(name: str, checkpoint: str, size: ModelSize, *, key: str) -> Finding:
+    """Whether a folder or hub name can be a model."""
+    path = Path(checkpoint)
     if size.fault:
-        return Finding("model", False, size.fault, "Fetch the model again.")
+        return Finding(name, False, size.fault, "Fetch the model again.")
     if path.exists() and not (path / "config.json").exists():
         remedy = "Give the folder of a Hugging Face checkpoint."
-        return Finding("model", False, f"{path} has no config.json", remedy)
+        return Finding(name, False, f"{path} has no config.json", remedy)
     if path.exists():
-        return Finding("model", True, f"{path}, {size}")
-    if path.is_absolute() or model.path.startswith(".") or model.path.count("/") != 1:
-        remedy = "Correct model.path, or fetch the model there first."
-        return Finding("model", False, f"{model.path} does not exist", remedy)
-    return Finding("model", True, f"{model.path} from the Hugging Face hub, {size}")
+        return Finding(name, True, f"{path}, {size}")
+    if path.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1:
+        remedy = f"Correct {key}, or fetch the model there first."
+        return Finding(name, False, f"{checkpoint} does not exist", remedy)
+    return Finding(name, True, f"{checkpoint} from the Hugging Face hub, {size}")
+
+
+def _served(pipeline: Pipeline) -> Iterator[Finding]:
+    """A warning where the engine of a CPU lacks the shape of a model's latent attention."""
+    model = pipeline.model
+    if not isinstance(model, NewDeepseekModel) or not _is_cpu_build(_version("torch") or ""):
+        return
+    if (model.kv_rank, model.rope_dim) != (512, 64):
+        message = f"vLLM can not serve kv_rank {model.kv_rank}, rope_dim {model.rope_dim} on a CPU"
+        remedy = "Set model.kv_rank = 512 and model.rope_dim = 64, or use a GPU."
+        yield Finding("latent attention", None, message, remedy)
+
+
+def _teacher(pipeline: Pipeline) -> Iterator[Finding]:
+    settings = pipeline.distill
+    if settings is None:
+        return
+    checkpoint = _teacher_checkpoint(settings.teacher)
+    if checkpoint is not None:
+        key, path = checkpoint
+        yield _checkpoint("teacher", path, checkpoint_size(pipeline, path), key=key)
+    store = settings.store if isinstance(settings, LogitsDistill) else None
+    if store is not None:
+        there = (Path(store) / "logits.json").is_file()
+        remedy = "" if there else f"Correct distill.store; paths are relative to {Path.cwd()}."
+        message = store if there else f"{store} has no logits.json"
+        yield Finding("teacher's answers", there, message, remedy)
+
+
+def _teacher_checkpoint(teacher: Teacher | None) -> tuple[str, str] | None:
+    """Key and value of the configuration that name a checkpoint of the teacher's."""
+    if isinstance(teacher, ServerTeacher):
+        return ("distill.teacher.tokenizer", teacher.tokenizer) if teacher.tokenizer else None
+    return ("distill.teacher.path", teacher.path) if teacher else None
 
 
 def _hub(pipeline: Pipeline) -> Iterator[Finding]:
@@ -179,6 +227,9 @@ def _hub(pipeline: Pipeline) -> Iterator[Finding]:
     wanted = [name for name in names if name.startswith("hub:")]
     if isinstance(pipeline.model, PretrainedModel) and not Path(pipeline.model.path).exists():
         wanted.append(pipeline.model.path)
+    checkpoint = _teacher_checkpoint(pipeline.distill.teacher if pipeline.distill else None)
+    if checkpoint is not None and not Path(checkpoint[1]).exists():
+        wanted.append(checkpoint[1])
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
     if wanted and offline:
         message = f"HF_HUB_OFFLINE is set; {', '.join(wanted)} must be in the cache already"
@@ -201,7 +252,10 @@ def _task_files(pipeline: Pipeline) -> Iterator[Finding]:
 def _cores(pipeline: Pipeline) -> Finding:
     generators = pipeline.generator.replicas * pipeline.generator.threads
     learners = pipeline.learner.processes * pipeline.learner.threads
-    take_turns = pipeline.train is not None and pipeline.train.rollout.max_staleness == 0
+    taught = pipeline.distill.train if isinstance(pipeline.distill, OnPolicyDistill) else None
+    loops = [loop for loop in (pipeline.train, taught) if loop is not None]
+    # The other stages have engines and learners one after the other.
+    take_turns = all(loop.rollout.max_staleness == 0 for loop in loops)
     needed = max(generators, learners) if take_turns else generators + learners
     cores = usable_cores()
     message = (
@@ -222,6 +276,9 @@ def _devices(pipeline: Pipeline) -> Finding:
     nodes = [p for p in Path("/dev").glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]
     devices = len([d for d in visible.split(",") if d.strip()]) if visible else len(nodes)
     actors = pipeline.generator.replicas + pipeline.learner.processes
+    taught = pipeline.distill
+    if isinstance(taught, OnPolicyDistill) and isinstance(taught.teacher, EngineTeacher):
+        actors += taught.teacher.replicas
     torch = _version("torch") or ""
     if _is_cpu_build(torch):
         message = "the CPU build of torch runs everything on cores"
@@ -255,9 +312,9 @@ def _memory(pipeline: Pipeline, size: ModelSize) -> Iterator[Finding]:
             "" if ok else "Ray falls back to slow disk files: give the container --shm-size=2g."
         )
         yield Finding("shared memory", ok, f"{free / _GIB:.1f} GiB free in {shm}", remedy)
-    needed, free = run_bytes(pipeline, size), psutil.virtual_memory().available
+    needed, free = _needed_bytes(pipeline, size), psutil.virtual_memory().available
     if needed is None:
-        yield Finding("memory", None, f"{free / _GIB:.1f} GiB free; the model's size is unknown")
+        yield Finding("memory", None, f"{free / _GIB:.1f} GiB free; a model's size is unknown")
     elif not _is_cpu_build(_version("torch") or ""):
         yield Finding("memory", True, f"weights and optimizer live on the devices; {size}")
     else:
@@ -265,6 +322,15 @@ def _memory(pipeline: Pipeline, size: ModelSize) -> Iterator[Finding]:
         remedy = "Choose a smaller model or learner.lora, or lower generator.kv_cache_bytes."
         ok = needed <= free
         yield Finding("memory", ok, message, "" if ok else remedy)
+
+
+def _needed_bytes(pipeline: Pipeline, size: ModelSize) -> int | None:
+    """Of the stage that takes most; None where the size of one of its models is not known."""
+    needed = run_bytes(pipeline, size)
+    if pipeline.distill is None or needed is None:
+        return needed
+    taught = distill_bytes(pipeline, size, teacher_size(pipeline))
+    return None if taught is None else max(needed, taught)
 
 
 def _disk(pipeline: Pipeline, size: ModelSize) -> Finding:

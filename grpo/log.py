@@ -33,6 +33,8 @@ _SHOWN = (
     ("accuracy", "accuracy", "{:.1%}"),
     ("eval", "eval/accuracy", "{:.1%}"),
     ("loss", "loss", "{:.4g}"),
+    ("divergence", "distill/divergence_nats", "{:.3f} nats"),
+    ("reverse KL", "distill/reverse_kl_nats", "{:.3f} nats"),
     ("entropy", "entropy_nats", "{:.3f} nats"),
     ("tokens", "completion/mean_tokens", "{:.0f}"),
     ("took", "seconds/step", "{:.1f} s"),

@@ -70,7 +70,8 @@ def micro_batch_loss(
         Scalar loss and diagnostics [B, S], empty for "sft".
 
     Raises:
-        ValueError: a `TreeBatch` meets a loss or correction that depends on whole rows.
+        ValueError: a `TreeBatch` meets a loss or correction that depends on whole rows, or there is
+            no divergence under a teacher.
     """
     if objective == "sft":
         return -(logprobs * batch.weights).sum(), {}
@@ -79,7 +80,11 @@ def micro_batch_loss(
         return _policy_loss(
             objective, batch, logprobs=logprobs, old_logprobs=old, ref_logprobs=ref_logprobs
         )
-    assert divergence is not None, "the learner computes it for this objective"
+    if divergence is None:
+        raise ValueError(
+            "the objective is a teacher's, and this batch has no opinions of one; give the learner "
+            "a resident teacher, or a TaughtBatch."
+        )
     per_token = objective.coef * divergence - objective.cross_entropy_coef * logprobs
     loss, diagnostics = (per_token * batch.weights).sum(), {"divergence": divergence.detach()}
     if objective.train is not None:

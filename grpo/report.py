@@ -12,12 +12,6 @@ from typing import Any
 from markupsafe import Markup
 
 from cotree.grpo.config import Pipeline
-from cotree.grpo.config_model import NewDeepseekModel, NewModel
-from cotree.grpo.footprint import (
-    ModelSize,
-    new_model_active_parameters,
-    new_model_parameters,
-)
 from cotree.grpo.page_templates import page_template
 from cotree.grpo.report_charts import Chart, draw, summary
 from cotree.grpo.report_curves import (
@@ -27,7 +21,26 @@ from cotree.grpo.report_curves import (
     supervised_charts,
     training_charts,
 )
-from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
+from cotree.grpo.report_distill import (
+    Distillation,
+    completions_table,
+    distill_charts,
+    distill_facts,
+    distill_status,
+    distill_verdict,
+    pass_rate_table,
+    read_distillation,
+)
+from cotree.grpo.report_files import by_step, read_lines, read_object, read_pipeline
+from cotree.grpo.report_words import (
+    duration,
+    method_told,
+    model_told,
+    progress,
+    task_told,
+    verdict,
+)
+from cotree.grpo.run_folder import ConfigError, RunFolder
 from cotree.rewards.types import Verdict
 
 SAMPLES_A_SIDE = 4
@@ -47,41 +60,65 @@ class Piece:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """What the stages of a run measured; each is empty where it was not run or is not asked for."""
+
+    rows: Sequence[Row]
+    sft_rows: Sequence[Row]
+    distillation: Distillation
+
+    @property
+    def newest(self) -> Sequence[Row]:
+        """Rows of the last stage that has any."""
+        return self.rows or self.distillation.rows or self.sft_rows
+
+
 def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` into the folder of a run, finished or not, and returns its path.
+    """Writes `report.html` into a folder and returns its path.
 
     It makes no request to anywhere, runs no script, and escapes all that a model wrote.
+
+    Args:
+        run_dir: of a run, finished or not, or its `distill` folder: then of that stage alone.
 
     Raises:
         ConfigError: the folder holds no metrics of any stage.
     """
     folder = RunFolder(run_dir)
+    alone = _is_distill_folder(folder)
+    run = RunFolder(folder.root.resolve().parent) if alone else folder
+    own = folder if alone else RunFolder(run.distill)
     notes: list[str] = []
-    rows = by_step(_read_lines(folder.metrics, notes))
-    sft_rows = by_step(_read_lines(RunFolder(folder.sft).metrics, notes))
-    if not rows and not sft_rows:
-        raise ConfigError(
-            f"{run_dir} has no metrics.jsonl and no sft/metrics.jsonl: nothing was run there yet."
-        )
-    samples = _read_lines(folder.samples, notes)
-    starts = _read_lines(folder.starts, notes)
-    result = _read_result(folder.result, notes)
-    config_path = next(
-        (p for p in (folder.config, RunFolder(folder.sft).config) if p.exists()), None
+    stages = _Stages(
+        [] if alone else by_step(read_lines(run.metrics, notes)),
+        [] if alone else by_step(read_lines(RunFolder(run.sft).metrics, notes)),
+        read_distillation(own, notes),
     )
-    pipeline = _read_config(config_path, notes)
-    if folder.traceback.exists():
-        lines = folder.traceback.read_text(encoding="utf-8").strip().splitlines() or ["(empty)"]
+    if not stages.newest and not stages.distillation.begun:
+        raise ConfigError(
+            f"{run_dir} has no metrics.jsonl, no distill/metrics.jsonl and no sft/metrics.jsonl: "
+            "nothing was run there yet."
+        )
+    configs = (folder.config, own.config, RunFolder(run.sft).config)
+    config_path = next((path for path in configs if path.exists()), None)
+    pipeline = read_pipeline(config_path, notes)
+    starts = read_lines(run.starts, notes)
+    if run.traceback.exists() and (not alone or starts[-1:] == _of_distill(starts)[-1:]):
+        lines = run.traceback.read_text(encoding="utf-8").strip().splitlines() or ["(empty)"]
         notes.append(f"The last start ended in an error: {lines[-1]} (see traceback.txt)")
+    result = {} if alone else read_object(run.result, notes)
     page = page_template(Path(__file__).with_name("report.html.jinja")).render(
-        title=folder.root.resolve().name,
-        facts=_facts(pipeline, starts, result, rows, sft_rows),
-        verdict=verdict(result, rows),
-        status=_status(pipeline, rows, sft_rows),
-        charts=_drawn(_training_charts(rows, result, pipeline), "train"),
-        sft_charts=_drawn(supervised_charts(sft_rows), "sft"),
-        phases=phase_table(rows),
-        sides=_sides(samples),
+        title=f"{run.root.name}/distill" if alone else run.root.resolve().name,
+        facts=_facts(pipeline, _of_distill(starts) if alone else starts, result, stages),
+        verdict=_verdict(result, stages),
+        status=_status(pipeline, stages),
+        charts=_drawn(_training_charts(stages.rows, result, pipeline), "train"),
+        phases=phase_table(stages.rows),
+        distill=_distill_section(stages, own),
+        sft_charts=_drawn(supervised_charts(stages.sft_rows), "sft"),
+        writer="policy" if stages.rows else "student",
+        sides=_sides(read_lines(folder.samples, notes) or stages.distillation.samples),
         config=config_path.read_text(encoding="utf-8") if config_path else "",
         notes=notes,
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -92,127 +129,57 @@ def write_report(run_dir: Path) -> Path:
     return folder.report
 
 
-# --- reading ---------------------------------------------------------------------------------
+def _is_distill_folder(folder: RunFolder) -> bool:
+    """Whether it is the folder of a distill stage: a run's own has a line for each start."""
+    return folder.root.resolve().name == "distill" and not folder.starts.exists()
 
 
-def by_step(rows: Sequence[Row]) -> list[Row]:
-    """Rows with the same step merged, later keys winning, in the order of the steps."""
-    merged: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        merged.setdefault(row["step"], {}).update(row)
-    return [merged[step] for step in sorted(merged)]
-
-
-def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; lines that are none are counted in `notes`."""
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    unreadable = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            unreadable += 1
-            continue
-        rows.append(row)
-    if unreadable:
-        lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
-        notes.append(f"{lines} of {path.name} could not be read and are not shown.")
-    return rows
-
-
-def _read_result(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        notes.append(f"{path.name} is not valid JSON and is left out: {error}.")
-        return {}
-
-
-def _read_config(path: Path | None, notes: list[str]) -> Pipeline | None:
-    if path is None:
-        notes.append("The run's configuration was not found.")
-        return None
-    try:
-        return load_pipeline(path, [])
-    except ConfigError as error:
-        notes.append(f"The configuration is of another version of cotree: {error}")
-        return None
+def _of_distill(starts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [start for start in starts if start["stage"] == "distill"]
 
 
 # --- words -----------------------------------------------------------------------------------
 
 
-def verdict(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """What the run did to accuracy, as a sentence that claims no more than the intervals do."""
-    before, after = result.get("accuracy_before"), result.get("accuracy_after")
-    if before and after:
-        change = 100 * (after["value"] - before["value"])
-        went = "rose" if change > 0 else "fell" if change < 0 else "stayed"
-        apart = before["high"] < after["low"] or after["high"] < before["low"]
-        told = (
-            f"Accuracy on {after['n']} held-back problems {went} from {_share(before)} to "
-            f"{_share(after)}, a change of {change:+.1f} points. "
-        )
-        if apart:
-            return told + "The 95 % intervals do not overlap."
-        return told + "The 95 % intervals overlap, so this run alone does not show a difference."
-    if before:
-        return f"Before training, {_share(before)} of {before['n']} held-back problems were solved."
-    accuracies = [row["accuracy"] for row in rows if row.get("accuracy") is not None]
-    if accuracies:
-        return (
-            f"So far {accuracies[0]:.1%} of training rollouts were right at the first step and "
-            f"{accuracies[-1]:.1%} at the last one. Held-back problems were not evaluated."
-        )
-    return "No accuracy has been measured yet."
+def _verdict(result: Mapping[str, Any], stages: _Stages) -> str:
+    if stages.distillation.begun and not stages.rows:
+        return distill_verdict(stages.distillation)
+    return verdict(result, stages.rows)
 
 
-def _share(accuracy: Mapping[str, Any]) -> str:
-    value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
-    return f"{value:.1f}\N{NO-BREAK SPACE}% ({low:.1f} to {high:.1f})"
-
-
-def _status(pipeline: Pipeline | None, rows: Sequence[Row], sft_rows: Sequence[Row]) -> str:
-    if not rows:
-        wanted = pipeline.sft.num_steps if pipeline and pipeline.sft else None
-        return _progress("cold start", sft_rows, wanted) + "; reinforcement has not begun"
-    wanted = pipeline.train.num_steps if pipeline and pipeline.train else None
-    return _progress("reinforcement", rows, wanted)
-
-
-def _progress(stage: str, rows: Sequence[Row], wanted: int | None) -> str:
-    done = rows[-1]["step"]
-    if wanted is None:
-        return f"{stage}: {done} steps"
-    if done >= wanted:
-        return f"{stage} finished: {wanted} steps"
-    return f"{stage} unfinished: {done} of {wanted} steps"
+def _status(pipeline: Pipeline | None, stages: _Stages) -> str:
+    train = pipeline.train if pipeline else None
+    if stages.rows:
+        return progress("reinforcement", stages.rows, train.num_steps if train else None)
+    if stages.distillation.begun:
+        told = distill_status(stages.distillation)
+        return f"{told}; reinforcement has not begun" if train else told
+    wanted = pipeline.sft.num_steps if pipeline and pipeline.sft else None
+    told = progress("cold start", stages.sft_rows, wanted)
+    return f"{told}; reinforcement has not begun" if train or not pipeline else told
 
 
 def _facts(
     pipeline: Pipeline | None,
     starts: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any],
-    rows: Sequence[Row],
-    sft_rows: Sequence[Row],
+    stages: _Stages,
 ) -> dict[str, str]:
     """Label -> text of the header: what ran, with which code, where, and for how long."""
     facts: dict[str, str] = {}
     if pipeline:
-        facts["Model"] = _model(pipeline)
-        facts["Task"] = _task(pipeline)
-        facts["Method"] = _method(pipeline)
-    seconds: Mapping[str, float] = result.get("seconds", {})
+        facts["Model"] = model_told(pipeline)
+        facts["Task"] = task_told(pipeline)
+        facts["Method"] = method_told(pipeline)
+    taught: Mapping[str, float] = stages.distillation.result.get("seconds", {})
+    seconds = {name: s for name, s in taught.items() if name == "distill"}
+    seconds |= result.get("seconds", {})
+    timed = stages.newest
     if seconds:
-        facts["Time"] = ", ".join(f"{name} {_duration(s)}" for name, s in seconds.items())
-    elif len(rows or sft_rows) > 1:
-        timed = rows or sft_rows
+        facts["Time"] = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items())
+    elif len(timed) > 1:
         facts["Time"] = (
-            f"{_duration(timed[-1]['time'] - timed[0]['time'])} between first and last step"
+            f"{duration(timed[-1]['time'] - timed[0]['time'])} between first and last step"
         )
     if starts:
         last = starts[-1]
@@ -234,40 +201,6 @@ def _facts(
     return facts
 
 
-def _model(pipeline: Pipeline) -> str:
-    model = pipeline.model
-    if isinstance(model, NewModel):
-        size = ModelSize(new_model_parameters(model))
-        return f"new {model.layers}-layer decoder of width {model.width}, {size}"
-    if isinstance(model, NewDeepseekModel):
-        size = ModelSize(new_model_parameters(model))
-        active = ModelSize(new_model_active_parameters(model))
-        return (
-            f"new {model.layers}-layer DeepSeek-V3 of width {model.width}, {model.experts} experts "
-            f"of which a token uses {model.experts_per_token}, {size} ({active} a token)"
-        )
-    return f"{model.path}{f' at {model.revision}' if model.revision else ''}"
-
-
-def _task(pipeline: Pipeline) -> str:
-    rewards = " + ".join(f"{term.weight:g} x {term.name}" for term in pipeline.rewards)
-    return f"{pipeline.task.type}; reward = {rewards}"
-
-
-def _method(pipeline: Pipeline) -> str:
-    train = pipeline.train
-    if train is None:
-        return "cold start only"
-    stale = train.rollout.max_staleness
-    policy = f"up to {stale} updates stale" if stale else "on-policy"
-    kl = f", KL {train.kl.estimator} x {train.kl.coef:g}" if train.kl else ", no KL term"
-    return (
-        f"{train.loss.type} loss, {train.prompts_per_step} prompts x {train.rollout.group_size} "
-        f"completions a step, {train.advantage.baseline} baseline{kl}, "
-        f"correction {train.correction.type}, {policy}"
-    )
-
-
 def _training_charts(
     rows: Sequence[Row], result: Mapping[str, Any], pipeline: Pipeline | None
 ) -> list[Chart]:
@@ -277,12 +210,19 @@ def _training_charts(
     return training_charts(rows, held_back=held_back, rollouts_per_round=rollouts)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+def _distill_section(stages: _Stages, folder: RunFolder) -> dict[str, Any] | None:
+    """What the template shows of a distillation; None without any."""
+    found = stages.distillation
+    if not found.begun:
+        return None
+    return {
+        "verdict": distill_verdict(found) if stages.rows else "",
+        "facts": distill_facts(found, model=folder.root / "model"),
+        "completions": completions_table(found),
+        "pass_rates": pass_rate_table(found),
+        "charts": _drawn(distill_charts(found), "distill"),
+        "phases": phase_table(found.rows),
+    }
 
 
 # --- samples ---------------------------------------------------------------------------------

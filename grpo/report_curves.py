@@ -11,7 +11,7 @@ from cotree.grpo.report_charts import Chart, Interval, Points
 Row = Mapping[str, Any]
 """One step of metrics.jsonl: numbers, and null where a number was not finite."""
 
-PHASES = ("generate", "grade", "learn", "sync", "evaluate", "save")
+PHASES = ("generate", "grade", "teach", "learn", "sync", "evaluate", "save")
 """Phases of a step in the order they run; others follow by name."""
 
 

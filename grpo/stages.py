@@ -40,6 +40,21 @@ def starting_model(pipeline: Pipeline, folder: RunFolder) -> str:
     return pipeline.model.path
 
 
+def newest_model(pipeline: Pipeline, folder: RunFolder) -> str:
+    """Path or name of the model of the last stage that has finished one.
+
+    Raises:
+        ConfigError: the pipeline has stages and none of them was run.
+    """
+    made = [folder.root]
+    made += [folder.distill] if pipeline.distill else []
+    made += [folder.sft] if pipeline.sft else []
+    for own in made:
+        if (own / "model" / "config.json").exists():
+            return str(own / "model")
+    return starting_model(pipeline, folder)
+
+
 def sft_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[str, object]:
     """The cold start: writes RUN/sft/model.
 
@@ -111,11 +126,8 @@ def train_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[s
 
 
 def evaluate_stage(pipeline: Pipeline, *, model: Path | None) -> dict[str, object]:
-    """Accuracy of a checkpoint on the held-back problems; RUN/model unless `model` is given."""
-    folder = RunFolder.of(pipeline)
-    path = str(model) if model else str(folder.root / "model")
-    if not model and not (folder.root / "model" / "config.json").exists():
-        path = starting_model(pipeline, folder)
+    """Accuracy on the held-back problems of `model`; left out, of the newest stage's."""
+    path = str(model) if model else newest_model(pipeline, RunFolder.of(pipeline))
     with (
         cluster(
             pipeline.generator,

@@ -75,10 +75,11 @@ class TaughtPolicy(nn.Module):
         self._teacher = teacher
         self.register_buffer("_order", order, persistent=False)
 
-    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """[B, S] log-probabilities and entropy at `temperature`, and the divergence, in nats.
 
         The divergence is zero where the teacher has no opinion, and has a temperature of its own.
+        It is None where there is no teacher to ask and the batch holds no opinions.
         """
         states = predicting_states(self.model, batch, packing=self.packing)
         targets = batch.token_ids[states.rows, states.columns]
@@ -109,7 +110,8 @@ class TaughtPolicy(nn.Module):
             logit_scale=states.logit_scale,
         )
         logprobs, entropy, divergence = (states.placed(values, batch) for values in found)
-        return logprobs, entropy, divergence
+        is_taught = teacher is not None or isinstance(batch, TaughtBatch)
+        return logprobs, entropy, divergence if is_taught else None
 
     def _stored(
         self, batch: Batch, states: PredictingStates, raw: Tensor, chunk: slice
@@ -122,7 +124,11 @@ class TaughtPolicy(nn.Module):
         student = outcome_logprobs(
             raw, batch.outcome_first[where], batch.outcome_end[where], order=order
         )
-        return batch.teacher_logprobs[where].to(raw.dtype), student
+        teacher = batch.teacher_logprobs[where].to(raw.dtype)
+        # Where every token is named, the rest is what rounding left, and tempering would raise it.
+        exhausted = (student == -torch.inf) & (teacher > -torch.inf)
+        exhausted[:, :-1] = False
+        return teacher.masked_fill(exhausted, -torch.inf), student
 
 
 def _dense(teacher: PredictingStates, student: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:

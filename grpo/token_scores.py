@@ -49,7 +49,8 @@ class TokenScores:
         ids, logprobs = self.top_ids[:, : keep.most], self.top_logprobs[:, : keep.most]
         mass = np.exp(logprobs.astype(np.float64))
         before = 1.0 - (mass.cumsum(-1) - mass)  # what is left before this token is counted
-        wanted = (ids >= 0) & (before > keep.tail_mass)
+        # Rounding may leave less than nothing before a token that has some.
+        wanted = (ids >= 0) & ((before > keep.tail_mass) | (keep.tail_mass == 0))
         width = int(wanted.sum(-1).max(initial=0))
         return replace(
             self,

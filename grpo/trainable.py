@@ -147,15 +147,15 @@ def resident_teacher(spec: LearnerSpec, device: torch.device) -> ResidentModel |
 
 def check_shared_prefixes(spec: LearnerSpec) -> None:
     """Raises ValueError where prefixes are to be shared under an objective that cannot."""
-    train = policy_part(spec.objective)
-    if not spec.learner.share_prefixes or train is None:
+    if not spec.learner.share_prefixes:
         return
     if isinstance(spec.objective, Taught):
         raise ValueError(
             "learner.share_prefixes does not know a teacher's divergence; set it to false, or "
-            'choose distill.signal.type = "advantage".'
+            'choose distill.type = "traces" or distill.signal.type = "advantage", which need none.'
         )
-    train.check_shared_prefixes()
+    if spec.objective != "sft":
+        spec.objective.check_shared_prefixes()
 
 
 def adamw(parameters: list[nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:

@@ -12,6 +12,7 @@ where it samples), and meets the same 1,000 held-back problems with the same see
     traces     cross-entropy on the teacher's texts, kept by rejection
     logits     the teacher's distribution at each token of the same texts, asked once
     on_policy  traces for all but the last 60 steps, then its own samples, judged by the teacher
+    mixed      as on_policy, with the rewards' advantages beside the teacher's word
 
 What is there is not run again. The table goes to standard output, progress to standard error.
 """
@@ -31,13 +32,15 @@ PROBLEMS = 1_000
 def main() -> None:
     """Runs what is missing and prints the table."""
     arguments = parsed()
-    runs = Runs(arguments.folder.absolute(), arguments.teacher.absolute(), arguments.seed)
+    always = {"seed": arguments.seed, "learner.threads": arguments.threads}
+    runs = Runs(arguments.folder.absolute(), arguments.teacher.absolute(), always)
     students: dict[str, Callable[[], Path]] = {
         "scratch": runs.scratch,
         "gold": runs.gold,
         "traces": runs.traces,
         "logits": runs.logits,
-        "on_policy": runs.on_policy,
+        "on_policy": lambda: runs.on_policy("on_policy", reward_coef=0.0),
+        "mixed": lambda: runs.on_policy("mixed", reward_coef=1.0),
     }
     rows = {"teacher": runs.accuracy(runs.teacher, "teacher")}
     for name in arguments.only or students:
@@ -53,9 +56,9 @@ def main() -> None:
 class Runs:
     """The commands behind the table; each returns the folder of a student."""
 
-    def __init__(self, folder: Path, teacher: Path, seed: int) -> None:
+    def __init__(self, folder: Path, teacher: Path, always: dict[str, object]) -> None:
         self.teacher = teacher
-        self._folder, self._seed = folder, seed
+        self._folder, self._always = folder, always
 
     def scratch(self) -> Path:
         """The quickstart's recipe at the student's size."""
@@ -84,12 +87,15 @@ class Runs:
         self._run("distill", "configs/distill_logits.toml", "logits", "distill/model", settings)
         return self._folder / "logits/distill/model"
 
-    def on_policy(self) -> Path:
-        """On texts first; then the student samples and the teacher judges."""
+    def on_policy(self, name: str, *, reward_coef: float) -> Path:
+        """On texts first; then the student samples, and the teacher and the rewards judge."""
         rows = {"type": "rows", "path": self._corpus()}
         begun = self._texts("warm", STEPS - ON_POLICY_STEPS, rows)
-        settings = {"distill.teacher.path": self.teacher, "model.path": begun}
-        name = "on_policy"
+        settings = {
+            "distill.teacher.path": self.teacher,
+            "distill.reward_coef": reward_coef,
+            "model.path": begun,
+        }
         self._run("distill", "configs/distill_on_policy.toml", name, "distill/model", settings)
         return self._folder / name / "distill/model"
 
@@ -124,7 +130,7 @@ class Runs:
         """Runs a stage unless the model it makes is there; continues one that was stopped."""
         root = self._folder / name
         if not (root / made / "config.json").exists():
-            given = settings | {"output_dir": root, "seed": self._seed}
+            given = settings | self._always | {"output_dir": root}
             self._cotree(stage, config, "--resume", settings=given)
 
     def _cotree(self, *words: str, settings: dict[str, object]) -> str:
@@ -146,6 +152,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/students"))
     parser.add_argument("--teacher", type=Path, default=Path("runs/quickstart/model"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="of the learner")
     parser.add_argument("--only", nargs="*", help="students, by name")
     return parser.parse_args()
 

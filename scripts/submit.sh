@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a stage as a Ray job, on a head node that it starts when there is none.
 #
-#   scripts/submit.sh [sft|train|evaluate] CONFIG [options of that command]    (default: train)
+#   scripts/submit.sh [sft|distill|train|evaluate] CONFIG [options of that command]    (default: train)
 #   scripts/submit.sh evaluate MODEL --benchmarks A,B [options]
 #   scripts/submit.sh search MODEL --task A --strategy S --budget-tokens N [options]
 #   scripts/submit.sh list | logs JOB | cancel JOB
@@ -66,8 +66,9 @@ start_head() {
   (umask 077 && mkdir -p "$state")
   echo "Starting a Ray head: dashboard $address, log $state/head.log"
   # --block: one process that owns all of Ray's others, and ends them when it is ended.
+  # The agent runs the jobs. At its usual port it would not start beside another Ray, of any run here.
   setsid nohup ray start --head --block --port="$ray_port" --dashboard-host=127.0.0.1 \
-    --dashboard-port="$dashboard_port" --temp-dir="$state/ray" --disable-usage-stats \
+    --dashboard-port="$dashboard_port" --dashboard-agent-listen-port=0 --temp-dir="$state/ray" --disable-usage-stats \
     >"$state/head.log" 2>&1 </dev/null &
   echo $! >"$state/head.pid"
   local second
@@ -99,7 +100,8 @@ stop_head() {
 }
 
 # A job runs in a copy of this folder without what git ignores, so paths into runs/ and models/ must
-# be absolute. Prints `--set key=value` arguments, one word a line.
+# be absolute: those in the file become so here, those given with --set have to be. Prints
+# `--set key=value` arguments, one word a line.
 absolute_paths() {
   python - "$1" <<'PY'
 import json
@@ -111,10 +113,14 @@ file = Path(sys.argv[1])
 config = tomllib.loads(file.read_text())
 output = config.get("output_dir", f"runs/{file.stem}")
 settings = {"output_dir": Path(output).absolute()}
-for section, key in (("model", "path"), ("task", "train"), ("task", "test")):
-    value = config.get(section, {}).get(key)
+teacher = ("distill.teacher.path", "distill.teacher.tokenizer", "distill.store")
+texts = ("sft.traces.path", "distill.corpus.path")
+for key in ("model.path", "task.train", "task.test", *teacher, *texts):
+    value = config
+    for part in key.split("."):
+        value = value.get(part, {})
     if value and Path(value).exists():
-        settings[f"{section}.{key}"] = Path(value).absolute()
+        settings[key] = Path(value).absolute()
 for key, path in settings.items():
     print(f"--set\n{key}={json.dumps(str(path))}")
 PY
@@ -177,7 +183,7 @@ case "${1:-}" in
   logs) [[ $# == 2 ]] || usage; exec ray job logs --address "$address" --follow "$2" ;;
   cancel) [[ $# == 2 ]] || usage; exec ray job stop --address "$address" "$2" ;;
   stop) stop_head ;;
-  sft | train | evaluate | search) [[ $# -ge 2 ]] || usage; submit "$@" ;;
+  sft | distill | train | evaluate | search) [[ $# -ge 2 ]] || usage; submit "$@" ;;
   '' | -*) usage ;;
   *) submit train "$@" ;;
 esac

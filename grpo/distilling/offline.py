@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cotree.grpo.cluster import Placement, cluster
 from cotree.grpo.config import Pipeline
@@ -52,6 +52,17 @@ _VALUED_TOGETHER = 32
 """Texts handed to the learner at once, when their values are measured."""
 
 
+class _Lessons(NamedTuple):
+    """What the course takes its steps from."""
+
+    number: int
+    """Of texts: those that the teacher can read, where its opinion is learned from."""
+    batch_of: Callable[[Sequence[int]], Batch]
+    objective: Objective
+    order: tuple[int, ...] | None
+    """Of the student's vocabulary, in which a batch's outcomes are ranges."""
+
+
 class OfflineDistillation:
     """One run: texts, then the teacher's opinion of them, then the course."""
 
@@ -87,13 +98,19 @@ class OfflineDistillation:
         rows = [row._replace(prompt=render(row.question)) for row in rows]
         examples = trace_examples(self._pipeline, rows, self._path, revision=self._revision)
         if settings.selection is not None:
-            chosen = self._selected(examples, settings.selection, files)
+            chosen = selected_texts(
+                examples,
+                settings.selection,
+                files.folder / "values.json",
+                seed=derive(self._pipeline.seed, "selection"),
+                measure=self._measured,
+            )
             rows, examples = [rows[i] for i in chosen], [examples[i] for i in chosen]
-        batch_of, objective, order = self._lessons(rows, examples)
+        lessons = self._lessons(rows, examples)
         course = Course(
             folder=self._folder.root,
-            num_examples=len(rows),
-            batch_of=batch_of,
+            num_examples=lessons.number,
+            batch_of=lessons.batch_of,
             num_steps=settings.num_steps,
             sequences_per_step=settings.sequences_per_step,
             save_every=settings.save_every,
@@ -102,34 +119,32 @@ class OfflineDistillation:
         with self._cluster() as placement, log() as lines:
             return run_course(
                 course,
-                self._spec(objective, order),
+                self._spec(lessons.objective, lessons.order),
                 resume=resume,
                 log=lines.write,
                 gpu_share=placement.gpu_share,
                 rewind=lines.truncate_after,
             )
 
-    def _lessons(
-        self, rows: Sequence[TraceRow], examples: Sequence[Example]
-    ) -> tuple[Callable[[Sequence[int]], Batch], Objective, tuple[int, ...] | None]:
-        """What a step's batch is made of, what it minimises, and the order of the vocabulary."""
+    def _lessons(self, rows: Sequence[TraceRow], examples: Sequence[Example]) -> _Lessons:
+        """The texts as batches, with the teacher's opinion where it is asked for one."""
         settings = self._settings
 
         def plain(indices: Sequence[int]) -> Batch:
             return sft_batch([examples[index] for index in indices])
 
         if isinstance(settings, TracesDistill):
-            return plain, "sft", None
+            return _Lessons(len(rows), plain, "sft", None)
         taught = Taught(settings.divergence, cross_entropy_coef=settings.cross_entropy_coef)
         view = self._view(settings, [row.solution for row in rows[:64]])
         if isinstance(settings.teacher, ResidentTeacher):
             refuse_other_tokenizer(view, settings.teacher)
-            return plain, taught, None
+            return _Lessons(len(rows), plain, taught, None)
         readable = taught_examples([row.question for row in rows], examples, view)
         store = self._store(settings, readable)
         self._keep_count(len(rows), len(readable), view)
         batch_of = partial(stored_batch, examples=readable, store=store, view=view)
-        return batch_of, taught, view.order
+        return _Lessons(len(readable), batch_of, taught, view.order)
 
     def _view(self, settings: LogitsDistill, probes: Sequence[str]) -> TeacherView:
         pipeline = self._pipeline
@@ -142,7 +157,8 @@ class OfflineDistillation:
             prompt = settings.teacher.prompt or pipeline.prompt
         teacher = reader_of(path, prompt, revision=revision)
         limit = longest_text(path, revision=revision)
-        return TeacherView(student, teacher, max_tokens=limit, probes=probes)
+        # An engine that scores a text samples one token more.
+        return TeacherView(student, teacher, max_tokens=limit - 1, probes=probes)
 
     def _store(self, settings: LogitsDistill, examples: Sequence[TaughtExample]) -> LogitStore:
         if settings.store is not None:
@@ -177,24 +193,6 @@ class OfflineDistillation:
                 "refused": dict(view.refused),
             },
         )
-
-    def _selected(
-        self, examples: Sequence[Example], selection: Selection, files: TextFiles
-    ) -> list[int]:
-        """The texts worth learning from; their values are measured once and kept."""
-        seed = derive(self._pipeline.seed, "selection")
-        if selection.by == "random":
-            return selected(len(examples), selection, seed=seed)
-        path = files.folder / "values.json"
-        about = digest([list(one.prompt_ids + one.completion_ids) for one in examples])
-        if not path.exists() or json.loads(path.read_text())["texts"] != about:
-            entropies, norms = self._measured(examples)
-            write_json(path, {"texts": about, "entropy": entropies, "gradient_norm": norms})
-        found = json.loads(path.read_text())
-        values = data_values(
-            found["entropy"], found["gradient_norm"], entropy_weight=selection.entropy_weight
-        )
-        return selected(values, selection, seed=seed)
 
     def _measured(self, examples: Sequence[Example]) -> tuple[list[float], list[float]]:
         """Entropy and gradient norm of each text, to the student as it starts."""
@@ -238,6 +236,36 @@ class OfflineDistillation:
             teacher=teacher,
             vocabulary_order=order,
         )
+
+
+def selected_texts(
+    examples: Sequence[Example],
+    selection: Selection,
+    path: Path,
+    *,
+    seed: int,
+    measure: Callable[[Sequence[Example]], tuple[list[float], list[float]]],
+) -> list[int]:
+    """Indices of the texts worth learning from; their values are measured once and kept.
+
+    Args:
+        examples: the corpus.
+        selection: how many, and by what.
+        path: JSON file of the values; those of other texts are measured again.
+        seed: of a random choice.
+        measure: entropy and gradient norm of each text, to the student as it starts.
+    """
+    if selection.by == "random":
+        return selected(len(examples), selection, seed=seed)
+    about = digest([list(one.prompt_ids + one.completion_ids) for one in examples])
+    if not path.exists() or json.loads(path.read_text())["texts"] != about:
+        entropies, norms = measure(examples)
+        write_json(path, {"texts": about, "entropy": entropies, "gradient_norm": norms})
+    found = json.loads(path.read_text())
+    values = data_values(
+        found["entropy"], found["gradient_norm"], entropy_weight=selection.entropy_weight
+    )
+    return selected(values, selection, seed=seed)
 
 
 def refuse_other_tokenizer(view: TeacherView, teacher: ResidentTeacher) -> None:

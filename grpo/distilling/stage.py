@@ -82,9 +82,11 @@ def _offline(
         ),
     )
     found = _evaluated(pipeline, model)
+    measured = {"accuracy": found.summary()["accuracy"]} | found.benchmarks_json()
     update_result(
         folder.result,
-        {"accuracy_after": found.summary()["accuracy"], "steps": settings.num_steps},
+        {f"{name}_after": value for name, value in measured.items()}
+        | {"steps": settings.num_steps},
     )
     return {"model": str(model)} | with_share_kept(folder)
 

@@ -102,6 +102,9 @@ def _sample(
         seed=pipeline.seed,
     )
     first_term = pipeline.rewards[0].name
+    if isinstance(teacher, EngineTeacher) and not files.folder.exists():
+        # A wrong path must not leave a folder that another start would have to resume.
+        reader_of(teacher.path, prompt, revision=teacher.revision)
     with CandidateLog(files.folder, about) as log:
         done = len(problems) - len(log.remaining(problems))
         is_measured = isinstance(teacher, ServerTeacher) or _measured(files)

@@ -29,3 +29,29 @@ def test_actors_share_gpus_only_when_there_are_too_few(gpus: int, share: float):
 def test_more_than_two_actors_to_a_gpu_are_refused_before_anything_starts():
     with pytest.raises(PlacementError, match=r"3 actors .* on 1 GPUs"):
         place(GENERATOR, LEARNER, generators=2, learners=1, gpus=1)
+
+
+# --- beside a teacher ------------------------------------------------------------------------
+
+TEACHER = Generator(threads=4, replicas=2)
+
+
+def test_a_teachers_engines_need_cpus_of_their_own():
+    # 1 generator of 3 threads, 1 learner of 2, 2 replicas of the teacher of 4.
+    placed = place(GENERATOR, LEARNER, generators=1, learners=1, gpus=0, teacher=TEACHER)
+    assert placed.cpus == 3 + 2 + 2 * 4
+    assert (placed.teacher_cpus, placed.generator_cpus, placed.learner_cpus) == (8, 3, 2)
+    alone = place(GENERATOR, LEARNER, generators=1, learners=1, gpus=0)
+    assert (alone.teacher_cpus, alone.cpus) == (0, 5)
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0, 0.0), (2, 0.5), (3, 0.75), (4, 1.0), (9, 1.0)])
+def test_a_teachers_engines_share_the_gpus(gpus: int, share: float):
+    placed = place(GENERATOR, LEARNER, generators=1, learners=1, gpus=gpus, teacher=TEACHER)
+    assert placed.gpu_share == share
+
+
+def test_a_teacher_may_be_one_too_many_for_the_gpus():
+    assert place(GENERATOR, LEARNER, generators=1, learners=1, gpus=1).gpu_share == 0.5
+    with pytest.raises(PlacementError, match=r"4 actors .* and a teacher's replicas\) on 1 GPUs"):
+        place(GENERATOR, LEARNER, generators=1, learners=1, gpus=1, teacher=TEACHER)

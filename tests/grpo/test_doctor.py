@@ -162,6 +162,74 @@ def test_missing_data_files_are_named(tmp_path: Path):
     assert found(pipeline, "task.test").ok is False
 
 
+TAUGHT = """
+type = "on_policy"
+[distill.train]
+num_steps = 3
+optimizer = { learning_rate = 1e-4 }
+[distill.teacher]
+"""
+
+
+def taught(folder: Path, teacher: str, *overrides: str, model: str = 'type = "new"') -> Pipeline:
+    return pipeline_with(folder, f"{model}\n[distill]{TAUGHT}{teacher}", *overrides)
+
+
+def test_a_teacher_that_is_not_there_is_named(tmp_path: Path, monkeypatch):
+    finding = found(taught(tmp_path, 'type = "engine"\npath = "./nowhere"'), "teacher")
+    assert (finding.ok, finding.message) == (False, "./nowhere does not exist")
+    assert "distill.teacher.path" in finding.remedy
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pipeline = taught(tmp_path, 'type = "resident"\npath = "owner/name"')
+    assert found(pipeline, "teacher").ok is True
+    assert "owner/name" in found(pipeline, "hugging face hub").message
+    server = 'type = "server"\nurl = "http://h"\ntokenizer = "/no/where"'
+    assert "distill.teacher.tokenizer" in found(taught(tmp_path, server), "teacher").remedy
+
+
+def test_a_store_without_answers_is_a_fault(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text(
+        f'model = {{ type = "new" }}\ntask = {{ type = "arithmetic" }}\n[distill]\n'
+        f'type = "logits"\nstore = "{tmp_path}"\ncorpus = {{ type = "generated" }}\n'
+        "num_steps = 3\noptimizer = { learning_rate = 1e-3 }\n"
+    )
+    pipeline = load_pipeline(path, [])
+    assert found(pipeline, "teacher's answers").ok is False
+    (tmp_path / "logits.json").write_text("{}")
+    assert found(pipeline, "teacher's answers").ok is True
+
+
+def test_a_teacher_too_large_for_the_machine_is_a_fault(tmp_path: Path):
+    if not importlib.metadata.version("torch").endswith("+cpu"):
+        pytest.skip("with a CUDA torch the weights are not in this memory")
+    # The header of a file is read alone: 10^13 parameters of 4 bytes that are not there.
+    header = b'{"w":{"dtype":"F32","shape":[10000000000000],"data_offsets":[0,1]}}'
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    pipeline = taught(tmp_path, f'type = "resident"\npath = "{tmp_path}"')
+    assert found(pipeline, "memory").ok is False
+    assert found(pipeline_with(tmp_path), "memory").ok is True
+
+
+def test_stages_that_take_turns_share_the_cores(tmp_path: Path):
+    cores = f"generator.threads={os.cpu_count()}"
+    teacher = 'type = "server"\nurl = "http://h"\ntokenizer = "owner/name"'
+    assert found(taught(tmp_path, teacher, cores), "cores").ok is True
+    ahead = "distill.train.rollout.max_staleness=1"
+    assert found(taught(tmp_path, teacher, cores, ahead), "cores").ok is None
+
+
+def test_latent_attention_that_a_cpu_can_not_serve_is_a_warning(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(packages(tmp_path, torch="2.13.0+cpu"))
+    pipeline = pipeline_with(tmp_path, 'type = "new_deepseek_v3"\nkv_rank = 64')
+    finding = found(pipeline, "latent attention")
+    assert finding.ok is None
+    assert "model.kv_rank = 512" in finding.remedy
+    served = examine(pipeline_with(tmp_path, 'type = "new_deepseek_v3"'))
+    assert "latent attention" not in [one.name for one in served]
+
+
 def test_it_answers_at_once_and_imports_nothing_heavy(tmp_path: Path):
     pipeline_with(tmp_path)
     code = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import elements
 
-from cotree.grpo.report import by_step, pieces, verdict, write_report
+from cotree.grpo.report import pieces, write_report
 from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
 
 TEXT = """
@@ -21,6 +21,17 @@ optimizer = { learning_rate = 1e-3 }
 [train]
 num_steps = 3
 optimizer = { learning_rate = 1e-4 }
+"""
+ATTACK = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">'
+DISTILL = f"""
+model = {{ type = "new" }}
+task = {{ type = "arithmetic" }}
+[distill]
+type = "traces"
+num_steps = 3
+optimizer = {{ learning_rate = 1e-3 }}
+teacher = {{ type = "server", url = "http://host", model = {json.dumps(ATTACK)} }}
+corpus = {{ type = "teacher" }}
 """
 ROW = {
     "accuracy": 0.5,
@@ -71,6 +82,34 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def distilled(root: Path) -> None:
+    """A finished distillation on three texts that were kept of ten."""
+    config = root.parent / "d.toml"
+    config.write_text(DISTILL)
+    pipeline = load_pipeline(config, [f"output_dir={root}"])
+    folder = RunFolder.of(pipeline)
+    folder.prepare(pipeline, stage="distill", resume=False)
+    own = folder.stage("distill")
+    rows = [{"step": s, "time": 100.0 + s, "loss": 3.0 / s} for s in (1, 2, 3)]
+    write_lines(own.metrics, rows)
+    interval = {"low": 0.1, "high": 0.9, "n": 50}
+    result = {"accuracy_teacher": {"value": 0.8} | interval}
+    result |= {"accuracy_after": {"value": 0.4} | interval, "steps": 3}
+    own.result.write_text(json.dumps(result | {"seconds": {"distill": 60.0}}))
+    (own.root / "corpus").mkdir()
+    corpus = {
+        "problems": 5,
+        "in_corpus": 3,
+        "candidates": 10,
+        "kept": 3,
+        "dropped": {"cut": 0, "wrong": 6, ATTACK: 1},
+        "accuracy": None,
+        "pass_rates": [{"rate": 0.0, "problems": 2}, {"rate": 1.0, "problems": 3}],
+        "tokens": {"sampled": 100, "kept": 30},
+    }
+    (own.root / "corpus" / "corpus.json").write_text(json.dumps(corpus))
+
+
 def text_of(page: str) -> str:
     body = re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", body)).split())
@@ -96,13 +135,53 @@ def test_a_cold_start_alone_is_reported(tmp_path: Path):
     assert "The run's configuration was not found." in page
 
 
+def test_a_distillation_is_a_section_of_its_run_and_a_page_of_its_own(tmp_path: Path):
+    run = tmp_path / "run"
+    distilled(run)
+    page, own = (text_of(write_report(path).read_text()) for path in (run, run / "distill"))
+    told = "The student keeps 50.0 % of its teacher's accuracy"
+    for shown in (page, own):
+        assert "distillation finished: 3 steps" in shown
+        assert shown.count(told) == 1
+        assert "kept330.0 %" in shown  # three cells of a table
+    assert page.startswith("run: cotree run")
+    assert own.startswith("run/distill: cotree run")
+    assert (run / "distill" / "report.html").exists()
+
+
+def test_a_run_that_also_trained_has_both_sentences(run: RunFolder):
+    distilled(run.root)
+    page = text_of(write_report(run.root).read_text())
+    assert page.index("50.0% of training rollouts") < page.index("Reinforcement")
+    assert page.index("Distillation") < page.index("The student keeps 50.0")
+    assert "What the policy writes" not in page
+
+
+def test_a_stage_whose_teacher_is_still_writing_has_a_page(tmp_path: Path):
+    distilled(tmp_path / "run")
+    (tmp_path / "run" / "distill" / "metrics.jsonl").unlink()
+    page = text_of(write_report(tmp_path / "run").read_text())
+    assert "distillation: no step of the student yet" in page
+
+
+def test_an_error_of_another_stage_is_not_on_the_page_of_the_distillation(tmp_path: Path):
+    run = RunFolder(tmp_path / "run")
+    distilled(run.root)
+    run.traceback.write_text("ValueError: too hot\n")
+    assert "too hot" in text_of(write_report(run.distill).read_text())
+    with run.starts.open("a") as file:
+        file.write(json.dumps(json.loads(run.starts.read_text()) | {"stage": "train"}) + "\n")
+    assert "too hot" not in text_of(write_report(run.distill).read_text())
+    assert "too hot" in text_of(write_report(run.root).read_text())
+
+
 def test_a_folder_without_metrics_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no metrics\.jsonl"):
         write_report(tmp_path)
 
 
 def test_what_a_model_or_a_grader_writes_is_never_markup(run: RunFolder):
-    attack = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">'
+    attack = ATTACK
     step = {"span": [0, 6], "value": -1.0, "verdict": "refuted", "reason": attack}
     reward = {"value": 0.0, "reason": attack, "breakdown": {}}
     changes = dict.fromkeys(("question", "prompt", "reference", "problem"), attack)
@@ -118,6 +197,16 @@ def test_what_a_model_or_a_grader_writes_is_never_markup(run: RunFolder):
     # Shown as text: question, completion, reason of the step, reason of the reward, reference,
     # problem; then completion and reason of the second (its question is 1+1).
     assert text_of(page).count("<script>alert(1)</script>") == 8
+
+
+def test_what_a_distillation_read_from_its_files_is_never_markup(tmp_path: Path):
+    distilled(tmp_path)
+    page = write_report(tmp_path).read_text()
+    tags = elements(page)
+    assert not [tag for tag, _ in tags if tag in ("script", "img", "iframe", "link", "object")]
+    assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    # As text: the teacher's name, a reason to drop a completion, the name in the configuration.
+    assert text_of(page).count("<script>alert(1)</script>") == 3
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(run: RunFolder):
@@ -198,38 +287,6 @@ def test_the_report_tells_code_machine_and_configuration(run: RunFolder):
     assert start["machine"]["processor"] in page
     assert "learning_rate = 0.0001" in page
     assert "1.58 M parameters" in page
-
-
-@pytest.mark.parametrize(
-    ("after", "expected"),
-    [
-        ((0.70, 0.66, 0.74), ("rose", "+20.0 points", "do not overlap")),
-        ((0.55, 0.51, 0.59), ("rose", "+5.0 points", "overlap, so this run alone does not show")),
-        ((0.30, 0.26, 0.34), ("fell", "-20.0 points", "do not overlap")),
-    ],
-)
-def test_the_sentence_claims_no_more_than_the_intervals(after, expected):
-    keys = ("value", "low", "high")
-    before = dict(zip(keys, (0.50, 0.46, 0.54), strict=True)) | {"n": 500}
-    result = {
-        "accuracy_before": before,
-        "accuracy_after": dict(zip(keys, after, strict=True)) | {"n": 500},
-    }
-    told = verdict(result, [])
-    assert all(part in told for part in expected), told
-    assert "50.0\N{NO-BREAK SPACE}% (46.0 to 54.0)" in told
-
-
-def test_nothing_measured_claims_nothing():
-    assert verdict({}, []) == "No accuracy has been measured yet."
-
-
-def test_rows_of_one_step_are_merged():
-    rows = [{"step": 2, "loss": 1.0}, {"step": 1, "loss": 3.0}, {"step": 2, "eval/accuracy": 0.5}]
-    assert by_step(rows) == [
-        {"step": 1, "loss": 3.0},
-        {"step": 2, "loss": 1.0, "eval/accuracy": 0.5},
-    ]
 
 
 def test_pieces_joined_are_the_text_even_where_spans_are_odd():

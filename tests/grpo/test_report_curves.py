@@ -96,6 +96,11 @@ def test_the_phase_table_adds_up():
     assert [row["rate"] for row in table] == [None, 100, None, None]
 
 
+def test_a_teacher_is_asked_between_grading_and_learning():
+    row = {"step": 1} | {f"seconds/{name}": 1.0 for name in ("learn", "teach", "sync", "grade")}
+    assert [one["name"] for one in phase_table([row])] == ["grade", "teach", "learn", "sync"]
+
+
 def test_a_trailing_mean_never_looks_ahead():
     assert trailing_mean([1.0, 3.0, 5.0, 9.0], window=2) == [1.0, 2.0, 4.0, 7.0]
 

@@ -1,6 +1,7 @@
 """Tests for grpo/run_folder.py: nobody's run is overwritten, and a resume is the same run."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,121 @@ def test_a_ray_job_does_not_write_a_run_where_it_would_be_deleted(tmp_path: Path
     with pytest.raises(ConfigError, match=r"output_dir=\$PWD/runs/tiny"):
         RunFolder.of(relative)
     assert RunFolder.of(pipeline).root.is_absolute()
+
+
+# --- distillation ----------------------------------------------------------------------------
+
+DISTILL = """
+[distill]
+type = "logits"
+num_steps = 4
+corpus = { type = "generated" }
+teacher = { type = "server", url = "http://localhost:8000" }
+optimizer = { learning_rate = 1e-3 }
+"""
+
+
+def distilling_in(folder: Path, *overrides: str) -> Pipeline:
+    path = folder / "distill.toml"
+    path.write_text(TEXT + DISTILL)
+    return load_pipeline(path, [f"output_dir={folder / 'run'}", *overrides])
+
+
+def begin_distilling(folder: Path, *overrides: str) -> RunFolder:
+    """A distillation that was prepared and wrote its texts."""
+    pipeline = distilling_in(folder, *overrides)
+    run = RunFolder.of(pipeline)
+    run.prepare(pipeline, stage="distill", resume=False)
+    (run.distill / "corpus").mkdir()
+    return run
+
+
+def test_a_distillation_has_its_own_folder_inside_the_runs(tmp_path: Path):
+    run = begin_distilling(tmp_path)
+    own = run.stage("distill")
+    assert own.root == run.distill == run.root / "distill"
+    assert load_pipeline(own.config, []) == distilling_in(tmp_path)
+    assert not run.config.exists()
+    (start,) = [json.loads(line) for line in run.starts.read_text().splitlines()]
+    assert start["stage"] == "distill"
+    # The other stages of the pipeline may still begin.
+    for stage in ("sft", "train"):
+        run.prepare(distilling_in(tmp_path), stage=stage, resume=False)
+
+
+@pytest.mark.parametrize("begun", ["corpus", "checkpoints", "metrics.jsonl"])
+def test_what_a_distillation_has_made_is_not_overwritten(tmp_path: Path, begun: str):
+    pipeline = distilling_in(tmp_path)
+    run = RunFolder.of(pipeline)
+    run.prepare(pipeline, stage="distill", resume=False)
+    run.prepare(pipeline, stage="distill", resume=False)  # nothing was made yet
+    if begun == "metrics.jsonl":
+        run.stage("distill").metrics.write_text("{}\n")
+    else:
+        (run.distill / begun).mkdir()
+    with pytest.raises(ConfigError, match=r"a run of the distill stage.*--resume.*output_dir"):
+        run.prepare(pipeline, stage="distill", resume=False)
+    run.prepare(pipeline, stage="distill", resume=True)
+    assert [json.loads(line)["resume"] for line in run.starts.read_text().splitlines()] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_corpus_of_another_stage_is_none_of_a_distillation(tmp_path: Path):
+    pipeline = distilling_in(tmp_path)
+    run = RunFolder.of(pipeline)
+    (run.root / "corpus").mkdir(parents=True)
+    run.prepare(pipeline, stage="distill", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("distill.keep.most=4", r"distill\.keep\.most"),
+        ("distill.teacher.url=http://other:1", r"distill\.teacher\.url"),
+        ("distill.cross_entropy_coef=0.5", r"distill\.cross_entropy_coef: 0.0 there, 0.5 now"),
+        ("distill.divergence.kind=jsd", r"distill\.divergence\.kind"),
+        ("distill.optimizer.learning_rate=1.0", r"distill\.optimizer\.learning_rate"),
+        ("sft.num_steps=5", None),
+        ("sft.sequences_per_step=4", r"sft\.sequences_per_step"),
+        ("task.largest=30", r"task\.largest: 20 there, 30 now"),
+        ("seed=3", "seed: 0 there, 3 now"),
+        ("learner.dtype=float32", r"learner\.dtype"),
+        ("rewards.0.weight=2.0", "rewards"),
+        ("train.prompts_per_step=4", None),
+        ("evaluate.num_problems=7", None),
+        ("distill.num_steps=9", None),
+        ("distill.save_every=1", None),
+        ("distill.threads=2", None),
+    ],
+)
+def test_a_resumed_distillation_is_the_same_but_for_its_length(
+    tmp_path: Path, override: str, says: str | None
+):
+    run = begin_distilling(tmp_path)
+    if override.startswith("rewards"):
+        name = tmp_path / "distill.toml"
+        name.write_text('rewards = [{ name = "answer", weight = 2.0 }]\n' + TEXT + DISTILL)
+        changed = load_pipeline(name, [f"output_dir={run.root}"])
+    else:
+        changed = distilling_in(tmp_path, override)
+    if says is None:
+        run.prepare(changed, stage="distill", resume=True)
+        assert load_pipeline(run.stage("distill").config, []) == changed
+        return
+    with pytest.raises(ConfigError, match=r"--resume would continue the distill run") as caught:
+        run.prepare(changed, stage="distill", resume=True)
+    assert re.search(says, str(caught.value))
+    assert load_pipeline(run.stage("distill").config, []) == distilling_in(tmp_path)
+
+
+def test_a_distillation_follows_the_cold_start_that_it_was_made_for(tmp_path: Path):
+    pipeline = distilling_in(tmp_path)
+    run = RunFolder.of(pipeline)
+    run.prepare(pipeline, stage="sft", resume=False)
+    run.prepare(distilling_in(tmp_path, "distill.num_steps=5"), stage="distill", resume=False)
+    changed = distilling_in(tmp_path, "prompt.template=Q: {question}")
+    with pytest.raises(ConfigError, match=r"distill would start from the cold start(.|\n)*prompt"):
+        run.prepare(changed, stage="distill", resume=False)

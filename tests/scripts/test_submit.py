@@ -24,6 +24,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+TEXTS = """
+type = "logits"
+num_steps = 2
+sequences_per_step = 4
+corpus = { type = "generated" }
+optimizer = { learning_rate = 1e-3 }
+"""
+LOOP = """
+type = "on_policy"
+[distill.train]
+num_steps = 2
+prompts_per_step = 2
+rollout = { group_size = 2, max_tokens = 8 }
+optimizer = { learning_rate = 1e-3 }
+"""
+
+
 class Head:
     """A head of its own for this module: other ports, another home, hence another token."""
 
@@ -109,3 +126,24 @@ def test_a_model_is_searched_with_as_a_job(head: Head, tiny_model: Path):
     )
     assert "arithmetic: majority:" in told
     assert (output / "search.json").exists()
+
+
+@pytest.mark.parametrize("kind", [TEXTS, LOOP], ids=["logits", "on_policy"])
+def test_a_job_finds_a_teacher_and_a_student_by_relative_paths(
+    head: Head, tiny_model: Path, kind: str
+):
+    # A job works in a copy of the root, from where these lead nowhere.
+    model = f'path = "{os.path.relpath(tiny_model, ROOT)}"'
+    folder = head.folder / ("loop" if kind == LOOP else "texts")
+    config = head.folder / f"{folder.name}.toml"
+    config.write_text(
+        f'output_dir = "{folder}"\n'
+        "evaluate = { num_problems = 4, max_tokens = 8 }\n"
+        "generator = { max_model_len = 96, kv_cache_bytes = 33554432 }\n"
+        'task = { type = "arithmetic", operands = [2, 3], num_train = 200, num_test = 20 }\n'
+        f'[model]\ntype = "pretrained"\n{model}\n'
+        f'[distill]{kind}[distill.teacher]\ntype = "resident"\n{model}\n'
+    )
+    told = finish(head.submit("distill", str(config)), code=0)
+    assert "step 2/2" in told
+    assert (folder / "distill" / "model" / "config.json").exists()
