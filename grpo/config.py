@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cotree.grpo.config_algorithm import Dtype, Optimizer, PositiveFloat, PositiveInt, Strict, Train
-from cotree.grpo.config_distill import AnyDistill, LogitsDistill, TracesDistill
+from cotree.grpo.config_distill import AnyDistill, LogitsDistill, OnPolicyDistill, TracesDistill
 from cotree.grpo.config_evaluation import Evaluate
 from cotree.grpo.config_model import (
     Model,
@@ -270,8 +270,8 @@ class Pipeline(Strict):
             raise ValueError(f"rewards names repeat: {names}. Sum the weights into one entry.")
         self._refuse_grading_without_effect()
         self._refuse_what_does_not_fit_the_task()
-        if self.train and self.learner.share_prefixes:
-            self.train.check_shared_prefixes()
+        if self.learner.share_prefixes:
+            self._refuse_shared_prefixes_that_cannot_be()
         offline = isinstance(self.distill, TracesDistill | LogitsDistill)
         if isinstance(self.model, NewNetwork) and self.sft is None and not offline:
             raise ValueError(
@@ -281,6 +281,9 @@ class Pipeline(Strict):
         longest = [("evaluate.max_tokens", self.evaluate.max_tokens)]
         if self.train:
             longest.append(("train.rollout.max_tokens", self.train.rollout.max_tokens))
+        if isinstance(self.distill, OnPolicyDistill):
+            taught = self.distill.train.rollout.max_tokens
+            longest.append(("distill.train.rollout.max_tokens", taught))
         if self.evaluate.benchmarks:
             longest.append(("evaluate.benchmarks.max_tokens", self.evaluate.benchmarks.max_tokens))
         for name, tokens in longest:
@@ -290,6 +293,18 @@ class Pipeline(Strict):
                     f"{self.generator.max_model_len}; raise max_model_len."
                 )
         return self
+
+    def _refuse_shared_prefixes_that_cannot_be(self) -> None:
+        distill = self.distill
+        on_policy = distill if isinstance(distill, OnPolicyDistill) else None
+        for train in (self.train, on_policy.train if on_policy else None):
+            if train is not None:
+                train.check_shared_prefixes()
+        compared = on_policy is not None and on_policy.signal.type == "divergence"
+        if compared or isinstance(distill, LogitsDistill):
+            raise ValueError(
+                "learner.share_prefixes does not know a teacher's divergence; set it to false."
+            )
 
     def _refuse_what_does_not_fit_the_task(self) -> None:
         if isinstance(self.model, NewNetwork) and isinstance(self.task, RowsTask):

@@ -31,7 +31,7 @@ computes. (Other threads may change its last bits, as another machine would.)"""
 
 _SHAPES_SFT = ("seed", "model", "task", "prompt", "learner", "sft")
 """Sections the cold start depends on; the others may change between sft and train."""
-_SHAPES_DISTILL = (*_SHAPES_SFT, "distill", "rewards")
+_SHAPES_DISTILL = (*_SHAPES_SFT, "distill", "rewards", "grading", "generator")
 
 
 def refuse_lost_after_job(output: Path, remedy: str) -> None:

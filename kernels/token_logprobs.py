@@ -123,7 +123,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad_logits @ head
                 if grad_weight is not None:
-                    grad_weight += grad_logits.T @ hidden[rows]
+                    _add_product(grad_weight, grad_logits.T, hidden[rows])
                 if grad_bias is not None:
                     grad_bias += z.sum(0)
         return (
@@ -134,6 +134,17 @@ class _TokenLogprobs(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left [V, n] @ right [n, D] to total [V, D], without a second tensor of its size."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+        return
+    size = max(1, left.numel() // right.shape[1])
+    for start in range(0, len(total), size):
+        rows = slice(start, start + size)
+        total[rows] += left[rows] @ right
 
 
 def _scaled_logits(

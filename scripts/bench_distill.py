@@ -15,6 +15,11 @@ On-policy, TRL's trainer samples the completions and both sides train on those. 
 of its own: TRL's by `generate` with the weights of the step, ours by vLLM with the weights of
 MODEL; what it takes to hand new weights to vLLM is not in them. Without --trl our engine samples.
 
+TRL's losses are means over trained tokens too, and its beta weighs the teacher as our mix does. Its
+GKDTrainer 1.16 divides by the trained tokens of the data set's texts even where it trains on others
+that it sampled (corrected in DistillationTrainer: huggingface/trl#6478). The table shows its loss
+as it is; the columns after the difference compare it over the tokens that it was summed over.
+
 CPU seconds are those of all of a process's threads. Other load on the machine disturbs them less
 than it does the seconds that pass.
 """
@@ -94,6 +99,7 @@ class Bench:
         self._texts = scratch / "texts.json"
         write_texts(self._texts, texts_of(args))
         self._count = 0
+        self.versions: set[str] = set()
 
     def run(self, side: Side, loss: str, threads: int, texts: Path | None) -> tuple[Result, Path]:
         """One process's result, and the folder that it wrote to."""
@@ -125,6 +131,7 @@ class Bench:
         if done.returncode:
             sys.exit(f"{side}, {loss}: exit code {done.returncode}\n{done.stderr[-4000:]}")
         result = Result(**json.loads((folder / "result.json").read_text()))
+        self.versions.add(result.version)
         steady = statistics.median(result.seconds[args.warm_up :])
         load = os.getloadavg()[0]
         print(
@@ -261,7 +268,7 @@ def show(rows: Sequence[Row], num_steps: int) -> None:
                     f"{row.loss}: TRL divides by {one.divisor}, the trained tokens of the data "
                     f"set's texts, not by the {one.tokens} of those that it sampled. Times "
                     f"{one.divisor} / {one.tokens} its loss is "
-                    f"{one.theirs * one.divisor / one.tokens:.6f}; the next column compares that."
+                    f"{one.theirs * one.divisor / one.tokens:.6f}."
                 ] = None
         print(f"| {row.loss} | {row.threads} | {' | '.join(cells)} |")
     print("\n".join(["", *notes]))
@@ -322,7 +329,12 @@ def main() -> None:
             for loss in args.only:
                 rows += bench.rows(loss, threads)
     show(rows, args.warm_up + args.steps)
-    around = {"load_before": load, "load_after": os.getloadavg(), **machine()}
+    around = {
+        "versions": sorted(bench.versions),
+        "load_before": load,
+        "load_after": os.getloadavg(),
+        **machine(),
+    }
     print(f"\n{json.dumps(around)}")
     if args.json is not None:
         settings = {name: str(value) for name, value in vars(args).items()}

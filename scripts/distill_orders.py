@@ -75,7 +75,8 @@ class Order:
 class Result:
     """What was measured, one entry a step unless it says otherwise."""
 
-    versions: str
+    version: str
+    """Package and version."""
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """From the end of the step before: batch, sampling, loss, update."""

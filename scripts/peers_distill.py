@@ -232,7 +232,7 @@ def _trainer(order: Order, loss: Loss):
         | {
             "beta": loss.beta,
             "lmbda": 1.0 if loss.sampled else 0.0,
-            "temperature": 1.0,
+            "temperature": 1.0,  # of sampling: GKDTrainer compares distributions at 1 in any case
             "max_new_tokens": order.max_tokens,
         },
     )

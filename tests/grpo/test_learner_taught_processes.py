@@ -86,7 +86,7 @@ def group(tiny_model: Path, teacher: Path, tmp_path_factory: pytest.TempPathFact
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=150)
+        process.join(timeout=250)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
