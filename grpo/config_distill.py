@@ -267,6 +267,7 @@ class LogitsDistill(_Offline):
                 'distill.corpus.type = "teacher" needs a teacher that samples; use type = "engine" '
                 'or "server", or name texts that exist.'
             )
+        _refuse_prompt_of(self.teacher)
         if "keep" in self.model_fields_set and (
             self.store is not None or isinstance(self.teacher, ResidentTeacher)
         ):
@@ -319,6 +320,13 @@ class OnPolicyDistill(Strict):
     @model_validator(mode="after")
     def _the_signal_has_a_teacher(self) -> OnPolicyDistill:
         signal = self.signal
+        if isinstance(signal, DivergenceSignal):
+            _refuse_prompt_of(self.teacher)
+        elif self.train.rollout.temperature != 1:
+            raise ValueError(
+                f"train.rollout.temperature = {self.train.rollout.temperature:g} would compare a "
+                'tempered student with its teacher; set it to 1, or signal.type = "divergence".'
+            )
         # The default may be written down: a saved configuration has it.
         if (
             isinstance(signal, DivergenceSignal)
@@ -330,6 +338,15 @@ class OnPolicyDistill(Strict):
                 "drop it."
             )
         return self
+
+
+def _refuse_prompt_of(teacher: Teacher | None) -> None:
+    """Beside the student in the learner, a teacher reads the student's own batch."""
+    if isinstance(teacher, ResidentTeacher) and teacher.prompt is not None:
+        raise ValueError(
+            "distill.teacher.prompt has no effect on a resident teacher whose distribution is "
+            'compared in the learner; drop it, or set type = "engine".'
+        )
 
 
 AnyDistill = Annotated[TracesDistill | LogitsDistill | OnPolicyDistill, Field(discriminator="type")]

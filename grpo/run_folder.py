@@ -145,10 +145,13 @@ class RunFolder:
                 f"{own.root} already holds a run of the {stage} stage. Add --resume to continue "
                 f"it, or keep it and choose another folder with --set output_dir=…, or remove it."
             )
+        # Rejection reads what was sampled; until a step was taken it may be loosened.
+        free = ("distill.corpus.keep.",) if not own.checkpoints.exists() else ()
         if begun and own.config.exists():
             shapes = {"sft": _SHAPES_SFT, "distill": _SHAPES_DISTILL}
             sections = shapes.get(stage, tuple(Pipeline.model_fields))
-            self._refuse(own.config, pipeline, sections, f"--resume would continue the {stage} run")
+            what = f"--resume would continue the {stage} run"
+            self._refuse(own.config, pipeline, sections, what, free=free)
         sft_config = RunFolder(self.sft).config
         if stage != "sft" and not begun and sft_config.exists() and pipeline.sft is not None:
             sections = ("model", "task", "prompt", "sft")
@@ -159,7 +162,13 @@ class RunFolder:
         record_start(self.starts, stage=stage, resume=resume and begun)
 
     def _refuse(
-        self, saved: Path, pipeline: Pipeline, sections: tuple[str, ...], what: str
+        self,
+        saved: Path,
+        pipeline: Pipeline,
+        sections: tuple[str, ...],
+        what: str,
+        *,
+        free: tuple[str, ...] = (),
     ) -> None:
         changed = differing_keys(load_pipeline(saved, []), pipeline)
         blocking = {
@@ -168,6 +177,7 @@ class RunFolder:
             if key.split(".")[0] in sections
             and key.split(".")[-1] not in _FREE_ON_RESUME
             and key != "output_dir"
+            and not key.startswith(free)
         }
         if blocking:
             listed = "\n".join(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cotree.grpo.cluster import cluster
 from cotree.grpo.config import Pipeline
-from cotree.grpo.config_model import NewNetwork
+from cotree.grpo.config_model import NewNetwork, PretrainedModel
 from cotree.grpo.log import RunLog
 from cotree.grpo.result import add_seconds
 from cotree.grpo.run_folder import ConfigError, RunFolder
@@ -38,6 +38,12 @@ def starting_model(pipeline: Pipeline, folder: RunFolder) -> str:
         return str(model)
     assert not isinstance(pipeline.model, NewNetwork), "validated by Pipeline"
     return pipeline.model.path
+
+
+def starting_revision(pipeline: Pipeline, model: str) -> str | None:
+    """The hub revision of `model`, where it is the pipeline's own and not one that a stage made."""
+    own = pipeline.model
+    return own.revision if isinstance(own, PretrainedModel) and own.path == model else None
 
 
 def newest_model(pipeline: Pipeline, folder: RunFolder) -> str:
@@ -120,7 +126,14 @@ def train_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[s
             json_lines=json_lines,
             trackers=pipeline.trackers,
         ) as log,
-        Trainer(pipeline, folder, model, gpu_share=placement.gpu_share, log=log) as trainer,
+        Trainer(
+            pipeline,
+            folder,
+            model,
+            gpu_share=placement.gpu_share,
+            log=log,
+            revision=starting_revision(pipeline, model),
+        ) as trainer,
     ):
         return trainer.run(resume=resume)
 

@@ -36,6 +36,33 @@ class Teaching:
     """What the learner minimises under it."""
 
 
+def learner_spec(
+    pipeline: Pipeline, model: str, *, revision: str | None, teaching: Teaching | None
+) -> LearnerSpec:
+    """What the learner of a run is built from.
+
+    Args:
+        pipeline: has a `train` section.
+        model: path or name of the model that training starts from.
+        revision: its hub commit or tag.
+        teaching: the teacher in the loop, if there is one.
+    """
+    train = pipeline.train
+    assert train is not None, "the caller checks that there is a [train] section"
+    return LearnerSpec(
+        model_path=model,
+        learner=pipeline.learner,
+        optimizer=train.optimizer,
+        total_updates=train.num_steps * train.updates_per_step,
+        objective=train if teaching is None else teaching.objective,
+        seed=pipeline.seed,
+        engine_dtype=pipeline.generator.dtype,
+        revision=revision,
+        teacher=None if teaching is None else teaching.setup.resident,
+        vocabulary_order=None if teaching is None else teaching.setup.view.order,
+    )
+
+
 class Trainer:
     """Owns the learner, the engine and the order of prompts of one run."""
 
@@ -47,6 +74,7 @@ class Trainer:
         *,
         gpu_share: float,
         log: RunLog,
+        revision: str | None = None,
         teaching: Teaching | None = None,
     ) -> None:
         assert pipeline.train is not None, "checked by train_stage"
@@ -57,6 +85,7 @@ class Trainer:
         self._gpu_share = gpu_share
         self._log = log
         self._teaching = teaching
+        self._spec = learner_spec(pipeline, model, revision=revision, teaching=teaching)
         self._teacher: OnPolicyTeacher | None = None
         self._phases = Phases()
         self._actors = ExitStack()
@@ -65,7 +94,7 @@ class Trainer:
     def __enter__(self) -> Self:
         with ExitStack() as starting:
             # The learner starts while the engine does: actors come up side by side.
-            self._learner = LearnerGroup.start(self._learner_spec(), num_gpus=self._gpu_share)
+            self._learner = LearnerGroup.start(self._spec, num_gpus=self._gpu_share)
             starting.callback(self._learner.stop)
             starting.enter_context(self._sampler)
             if self._teaching is not None:
@@ -128,19 +157,6 @@ class Trainer:
             phases=self._phases,
             first_term=self._pipeline.rewards[0].name,
             teach=None if self._teacher is None else self._teacher.teach,
-        )
-
-    def _learner_spec(self) -> LearnerSpec:
-        train = self._train
-        return LearnerSpec(
-            model_path=self._model,
-            learner=self._pipeline.learner,
-            optimizer=train.optimizer,
-            total_updates=train.num_steps * train.updates_per_step,
-            objective=train if self._teaching is None else self._teaching.objective,
-            seed=self._pipeline.seed,
-            engine_dtype=self._pipeline.generator.dtype,
-            teacher=None if self._teaching is None else self._teaching.setup.resident,
         )
 
     def _evaluate_to(self, key: str, *, resumed: bool) -> Evaluation:

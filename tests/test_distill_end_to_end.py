@@ -300,6 +300,7 @@ def test_a_teacher_beside_the_student_needs_its_tokenizer(folder: Path, traces: 
     assert 'set distill.teacher.type = "engine"' in told
 
 
+@pytest.mark.slow
 def test_answers_about_another_corpus_are_refused(folder: Path, logits: Path):
     rows = (folder / "runs/traces/distill/corpus/traces.jsonl").read_text().splitlines()
     swapped = [rows[1], rows[0], *rows[2:]]
@@ -315,6 +316,7 @@ def test_answers_about_another_corpus_are_refused(folder: Path, logits: Path):
         assert words in told
 
 
+@pytest.mark.slow
 def test_a_corpus_of_nothing_says_what_to_loosen(folder: Path, traces: Path):
     # The samples of the other run are taken over, so that no engine has to start.
     own = folder / "runs" / "nothing" / "distill"

@@ -36,11 +36,11 @@ def distill_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict
     own = folder.stage("distill")
     started = time.perf_counter()
     if isinstance(settings, OnPolicyDistill):
-        result = _on_policy(pipeline, settings, own, start, resume=resume, json_lines=json_lines)
+        _on_policy(pipeline, settings, own, start, resume=resume, json_lines=json_lines)
     else:
-        result = _offline(pipeline, settings, own, start, resume=resume, json_lines=json_lines)
+        _offline(pipeline, settings, own, start, resume=resume, json_lines=json_lines)
     add_seconds(own.result, "distill", time.perf_counter() - started, resumed=resume)
-    return result
+    return {"model": str(own.root / "model")} | with_share_kept(own)
 
 
 def student_start(pipeline: Pipeline, folder: RunFolder) -> tuple[str, str | None]:
@@ -68,7 +68,7 @@ def _offline(
     *,
     resume: bool,
     json_lines: bool,
-) -> dict[str, object]:
+) -> None:
     if settings.threads:
         learner = pipeline.learner.model_copy(update={"threads": settings.threads})
         pipeline = pipeline.model_copy(update={"learner": learner})
@@ -88,7 +88,6 @@ def _offline(
         {f"{name}_after": value for name, value in measured.items()}
         | {"steps": settings.num_steps},
     )
-    return {"model": str(model)} | with_share_kept(folder)
 
 
 def _on_policy(
@@ -99,7 +98,7 @@ def _on_policy(
     *,
     resume: bool,
     json_lines: bool,
-) -> dict[str, object]:
+) -> None:
     setup = OnPolicySetup(pipeline, settings, start)
     signal = settings.signal
     objective = (
@@ -128,11 +127,11 @@ def _on_policy(
             start[0],
             gpu_share=placement.gpu_share,
             log=log,
+            revision=start[1],
             teaching=Teaching(setup, objective),
         ) as trainer,
     ):
         trainer.run(resume=resume)
-    return {"model": str(folder.root / "model")} | with_share_kept(folder)
 
 
 def _evaluated(pipeline: Pipeline, model: Path) -> Evaluation:

@@ -246,6 +246,25 @@ def test_the_saved_configuration_of_a_run_can_be_loaded_again(tmp_path: Path, di
     assert load_pipeline(saved, []) == given
 
 
+def test_a_tempered_student_is_not_compared_token_by_token():
+    hot = {"num_steps": 1, "optimizer": {"learning_rate": 1e-3}, "rollout": {"temperature": 0.7}}
+    with pytest.raises(ValidationError, match=r"temperature = 0.7 would compare a tempered"):
+        on_policy(train=hot)
+    assert on_policy(train=hot, signal={"type": "divergence"}).train.rollout.temperature == 0.7
+
+
+def test_a_resident_teacher_that_is_compared_has_no_prompt_of_its_own():
+    prompted = RESIDENT | {"prompt": {"template": "Q: {question}"}}
+    for make in (
+        lambda: logits(teacher=prompted),
+        lambda: on_policy(teacher=prompted, signal={"type": "divergence"}),
+    ):
+        with pytest.raises(ValidationError, match=r"teacher\.prompt has no effect on a resident"):
+            make()
+    # Its word about tokens is asked for with its own prompt.
+    assert on_policy(teacher=prompted).teacher.prompt.template == "Q: {question}"
+
+
 # --- in a pipeline ---------------------------------------------------------------------------
 
 

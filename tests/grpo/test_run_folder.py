@@ -249,3 +249,19 @@ def test_a_distillation_follows_the_cold_start_that_it_was_made_for(tmp_path: Pa
     changed = distilling_in(tmp_path, "prompt.template=Q: {question}")
     with pytest.raises(ConfigError, match=r"distill would start from the cold start(.|\n)*prompt"):
         run.prepare(changed, stage="distill", resume=False)
+
+
+def test_rejection_may_be_loosened_until_a_step_was_taken(tmp_path: Path):
+    sampled = 'distill.corpus={type="teacher"}'
+    run = begin_distilling(tmp_path, sampled)
+    loose = distilling_in(tmp_path, sampled, "distill.corpus.keep.right=false")
+    run.prepare(loose, stage="distill", resume=True)
+    with pytest.raises(ConfigError, match=r"distill\.corpus\.samples"):
+        run.prepare(
+            distilling_in(tmp_path, 'distill.corpus={type="teacher",samples=2}'),
+            stage="distill",
+            resume=True,
+        )
+    (run.distill / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"distill\.corpus\.keep\.right: False there, True now"):
+        run.prepare(distilling_in(tmp_path, sampled), stage="distill", resume=True)
