@@ -263,5 +263,5 @@ def test_rejection_may_be_loosened_until_a_step_was_taken(tmp_path: Path):
             resume=True,
         )
     (run.distill / "checkpoints").mkdir()
-    with pytest.raises(ConfigError, match=r"distill\.corpus\.keep\.right: False there, True now"):
+    with pytest.raises(ConfigError, match=r"distill\.corpus\.keep\.right: false there, true now"):
         run.prepare(distilling_in(tmp_path, sampled), stage="distill", resume=True)
