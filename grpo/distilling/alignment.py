@@ -12,15 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cotree.grpo.distilling.vocabulary import Outcomes, SharedVocabulary
-
-if TYPE_CHECKING:
-    from cotree.grpo.token_scores import TokenScores
 
 Reals = NDArray[np.floating]
 
@@ -93,13 +88,16 @@ def align(
             )
     _check_same_text(teacher_pieces, student_pieces)
     _, teacher, student = np.intersect1d(
-        _ends(teacher_pieces), _ends(student_pieces), assume_unique=True, return_indices=True
+        token_bounds(teacher_pieces),
+        token_bounds(student_pieces),
+        assume_unique=True,
+        return_indices=True,
     )
     return Alignment(teacher.astype(np.int64), student.astype(np.int64))
 
 
-def _ends(pieces: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """[T + 1] where each token begins, and the end; a special token takes one place."""
+def token_bounds(pieces: Sequence[bytes | None]) -> NDArray[np.int64]:
+    """[T + 1] the byte where each token begins, and the end; a special token takes one place."""
     lengths = [1 if piece is None else len(piece) for piece in pieces]
     return np.cumsum([0, *lengths], dtype=np.int64)
 
@@ -132,52 +130,6 @@ def _special_places(pieces: Sequence[bytes | None]) -> list[int]:
         else:
             offset += len(piece)
     return places
-
-
-class AlignedScores(NamedTuple):
-    """A teacher's opinions at the student's tokens, and how many there are."""
-
-    outcomes: Outcomes
-    """Over T_s positions; all -inf, and empty sets, where there is no opinion."""
-    opinions: int
-    """The student's tokens that begin where one of the teacher's does."""
-    masked: int
-    """Those that do not: the teacher was not asked there."""
-
-
-def aligned_scores(
-    alignment: Alignment, scores: TokenScores, vocabulary: SharedVocabulary
-) -> AlignedScores:
-    """What the teacher expects at each of the student's tokens, as far as it was asked there.
-
-    Where a token of either begins, both are given the same text before it. Its distribution is the
-    one after the canonical tokens of that text.
-
-    Args:
-        alignment: of the text.
-        scores: the teacher's, T_t tokens.
-        vocabulary: turns its tokens into the student's.
-
-    Raises:
-        ValueError: the scores are of another number of tokens.
-    """
-    if len(scores.logprobs) != alignment.teacher[-1]:
-        raise ValueError(
-            f"{len(scores.logprobs)} scores for {alignment.teacher[-1]} tokens of the teacher."
-        )
-    asked, length = alignment.teacher[:-1], int(alignment.student[-1])
-    there = vocabulary.outcomes(scores.top_ids[asked], scores.top_logprobs[asked])
-    width = there.first.shape[1]
-    spread = Outcomes(
-        first=np.zeros((length, width), np.int32),
-        end=np.zeros((length, width), np.int32),
-        logprobs=np.full((length, width + 1), -np.inf, np.float32),
-        unmapped_mass=np.zeros(length, np.float32),
-    )
-    rows = alignment.student[:-1]
-    spread.first[rows], spread.end[rows] = there.first, there.end
-    spread.logprobs[rows], spread.unmapped_mass[rows] = there.logprobs, there.unmapped_mass
-    return AlignedScores(spread, alignment.num_chunks, alignment.num_inside_teacher)
 
 
 def chunk_logprobs(alignment: Alignment, teacher_logprobs: Reals) -> NDArray[np.float64]:

@@ -65,8 +65,8 @@ class OnPolicyTeacher:
             row: self._view.opinion(text, request, scores.trimmed(signal.keep))
             for row, (text, request, scores) in judged.items()
         }
-        masked = sum(one.num_masked for one in opinions.values())
-        stats["distill/masked_frac"] = masked / batch.num_tokens
+        inside = sum(one.num_inside for one in opinions.values())
+        stats["distill/inside_frac"] = inside / batch.num_tokens
         return taught_batch(batch, [opinions.get(row) for row in range(len(rows))]), stats
 
     def _with_advantages(

@@ -1,7 +1,7 @@
 """A student's texts as a teacher reads them, and the teacher's opinion as the student hears it.
 
 Teacher and student may have different tokenizers and put a question differently. A text that the
-teacher cannot read is refused, a token about which it has no opinion is masked; both are counted.
+teacher cannot read is refused and counted; so are tokens that begin inside one of the teacher's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from cotree.grpo.distilling.alignment import Alignment, align, aligned_scores, shared_over_chunk
+from cotree.grpo.distilling.alignment import Alignment, align, shared_over_chunk
+from cotree.grpo.distilling.path_outcomes import path_scores
 from cotree.grpo.distilling.token_bytes import check_token_bytes, token_bytes
 from cotree.grpo.distilling.vocabulary import Outcomes, SharedVocabulary, identity_outcomes
 from cotree.grpo.models import encode_checked
@@ -45,9 +46,9 @@ class Opinion:
     """Of a teacher, about the T tokens of a text."""
 
     outcomes: Outcomes
-    """[T, K] and [T, K + 1]; rows of -inf where there is none."""
-    num_masked: int
-    """Tokens without one."""
+    """[T, K] and [T, K + 1]."""
+    num_inside: int
+    """Tokens that begin inside one of the teacher's, where it is less sure of what is meant."""
 
 
 class TeacherView:
@@ -107,8 +108,10 @@ class TeacherView:
             return Opinion(
                 identity_outcomes(scores.top_ids, scores.top_logprobs, vocab_size=size), 0
             )
-        found = aligned_scores(self._alignment(text, request), scores, self._shared)
-        return Opinion(found.outcomes, found.masked)
+        found = path_scores(
+            scores, self._shared, teacher_ids=request.token_ids, student_ids=text.token_ids
+        )
+        return Opinion(found.outcomes, found.num_inside)
 
     def log_ratios(
         self, text: Text, request: ScoreRequest, scores: TokenScores, logprobs: Sequence[float]

@@ -5,7 +5,7 @@ T positions, K tokens that the teacher names at each, V tokens of a vocabulary.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -101,7 +101,7 @@ class SharedVocabulary:
             identity if self.is_identity else np.array(by_bytes, dtype=np.int64)
         )
         """[V] the student's ids; by bytes, then those without, unless `is_identity`."""
-        position = np.empty_like(identity)
+        self._position = position = np.empty_like(identity)
         position[self.order] = identity
         self._ranges: IntArray = np.zeros((len(teacher), 2), np.int32)
         for index, piece in enumerate(teacher if not self.is_identity else ()):
@@ -137,7 +137,9 @@ class SharedVocabulary:
         first, end = np.moveaxis(np.where(known, self._ranges[ids], 0), -1, 0)
         mass = np.exp(logprobs)
         unmapped = np.where(end > first, 0.0, mass).sum(-1)
-        return _merged(first, end, np.where(end > first, mass, 0.0), unmapped, len(self.order))
+        return merged_outcomes(
+            first, end, np.where(end > first, mass, 0.0), unmapped, len(self.order)
+        )
 
     def ambiguous_tokens(self, teacher_id: int) -> tuple[int, ...]:
         """Student ids that may begin to write this teacher token but are not in its event."""
@@ -149,21 +151,51 @@ class SharedVocabulary:
         shorter = [piece[:length] for length in range(1, len(piece))]
         return tuple(i for part in shorter if part != inside for i in self._ids_of.get(part, ()))
 
-    def _range(self, piece: bytes) -> tuple[int, int]:
-        """Places of the tokens that start with `piece`, else with the longest it starts with."""
-        first, end = self._starting_with(piece)
-        if first < end:
-            return first, end
-        lengths = range(len(piece) - 1, 0, -1)
-        longest = next((n for n in lengths if piece[:n] in self._ids_of), None)
-        return (0, 0) if longest is None else self._starting_with(piece[:longest])
+    def teacher_piece(self, token: int) -> bytes | None:
+        """The bytes of a teacher's token; None of a special one."""
+        return self._teacher[token]
 
-    def _starting_with(self, prefix: bytes) -> tuple[int, int]:
+    def student_piece(self, token: int) -> bytes | None:
+        """The bytes of a student's token; None of a special one."""
+        return self._student[token]
+
+    def place_of(self, token: int) -> tuple[int, int]:
+        """The places in `order` of the student's tokens with this one's bytes, or of it alone."""
+        piece = self._student[token]
+        place = int(self._position[token])
+        return (place, place + 1) if piece is None else self.exactly(piece) or (place, place + 1)
+
+    def range_of(self, token: int) -> tuple[int, int]:
+        """The places of a teacher's token by itself; empty where the student has none for it."""
+        first, end = self._ranges[token].tolist()
+        return first, end
+
+    def exactly(self, piece: bytes) -> tuple[int, int] | None:
+        """The places of the tokens with these bytes, if there are any."""
+        first = bisect_left(self._sorted, piece)
+        end = bisect_right(self._sorted, piece, lo=first)
+        return (first, end) if first < end else None
+
+    def longest_prefix(self, piece: bytes) -> bytes | None:
+        """The longest token of the student that `piece` starts with and is longer than."""
+        lengths = range(len(piece) - 1, 0, -1)
+        return next((piece[:n] for n in lengths if piece[:n] in self._ids_of), None)
+
+    def starting_with(self, prefix: bytes) -> tuple[int, int]:
+        """The places of the student's tokens that start with these bytes; perhaps none."""
         first = bisect_left(self._sorted, prefix)
         stem = prefix.rstrip(b"\xff")  # the last byte that can be raised ends the range
         if not stem:
             return first, len(self._sorted)
         return first, bisect_left(self._sorted, stem[:-1] + bytes([stem[-1] + 1]), lo=first)
+
+    def _range(self, piece: bytes) -> tuple[int, int]:
+        """Places of the tokens that start with `piece`, else with the longest it starts with."""
+        first, end = self.starting_with(piece)
+        if first < end:
+            return first, end
+        longest = self.longest_prefix(piece)
+        return (0, 0) if longest is None else self.starting_with(longest)
 
 
 def identity_outcomes(
@@ -193,14 +225,22 @@ def identity_outcomes(
     )
 
 
-def _merged(
+def merged_outcomes(
     first: NDArray[np.int32],
     end: NDArray[np.int32],
     mass: NDArray[np.float64],
     unmapped: NDArray[np.float64],
     vocab_size: int,
 ) -> Outcomes:
-    """Joins [T, K] ranges that hold one another; two of them never overlap otherwise."""
+    """[T, K] ranges with their probabilities as outcomes; those that hold one another are joined.
+
+    Args:
+        first: [T, K] places; empty ranges fill up.
+        end: [T, K] likewise. Two ranges overlap only if one holds the other.
+        mass: [T, K] probabilities; what they lack of 1 is all other tokens together.
+        unmapped: [T] of that, what the teacher named.
+        vocab_size: of the student.
+    """
     positions, width = first.shape
     # By beginning, the widest first: a range that holds others comes just before them.
     rank = first.astype(np.int64) * (vocab_size + 1) + (vocab_size - end)
