@@ -290,9 +290,9 @@ def _outcomes(found: Distillation) -> Iterator[tuple[str, str]]:
     if refused:
         texts = sum(value for _, value in refused)
         told = f"{texts:,.0f} completions that the teacher cannot read"
-        masked = [value for _, value in points(found.rows, "distill/masked_frac")]
-        if masked:
-            told += f"; besides, no opinion on {_percent(fmean(masked))} of the tokens"
+        inside = [value for _, value in points(found.rows, "distill/inside_frac")]
+        if inside:
+            told += f"; besides, {_percent(fmean(inside))} of the tokens inside a teacher's token"
         yield "Refused", told
 
 
@@ -337,7 +337,7 @@ def distill_charts(found: Distillation) -> list[Chart]:
     """The curves of the stage: the teacher's side first, then what the same loop always has."""
     rows, settings = found.rows, found.settings
     held_back = evaluations(rows, found.result)
-    share = {"distill/masked_frac": "tokens without an opinion"}
+    share = {"distill/inside_frac": "tokens inside a teacher's token"}
     charts = [
         Chart(
             "Divergence from the teacher",

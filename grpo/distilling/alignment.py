@@ -44,26 +44,6 @@ class Alignment:
         spans = zip(pairwise(self.teacher.tolist()), pairwise(self.student.tolist()), strict=True)
         return tuple(Chunk(*teacher, *student) for teacher, student in spans)
 
-    @property
-    def num_chunks(self) -> int:
-        """Also the student's tokens that begin where one of the teacher's does."""
-        return len(self.teacher) - 1
-
-    @property
-    def num_one_to_one(self) -> int:
-        """Chunks of one token on either side."""
-        return int(((np.diff(self.teacher) == 1) & (np.diff(self.student) == 1)).sum())
-
-    @property
-    def num_inside_student(self) -> int:
-        """The teacher's tokens that begin inside one of the student's."""
-        return int(self.teacher[-1]) - self.num_chunks
-
-    @property
-    def num_inside_teacher(self) -> int:
-        """The student's tokens that begin inside one of the teacher's."""
-        return int(self.student[-1]) - self.num_chunks
-
 
 def align(
     teacher_pieces: Sequence[bytes | None], student_pieces: Sequence[bytes | None]

@@ -23,7 +23,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cotree.grpo.distilling.alignment import align, token_bounds
-from cotree.grpo.distilling.vocabulary import Outcomes, SharedVocabulary, merged_outcomes
+from cotree.grpo.distilling.vocabulary import (
+    Outcomes,
+    SharedVocabulary,
+    checked_names,
+    merged_outcomes,
+)
 from cotree.grpo.token_scores import TokenScores
 
 _MOST_EVENTS = 32
@@ -63,7 +68,8 @@ def path_scores(
         student_ids: [T_s] and in the student's.
 
     Raises:
-        ValueError: the texts differ, or there are scores of another number of tokens.
+        ValueError: the texts differ, there are scores of another number of tokens, a token is named
+            twice at a position, or the probabilities sum to more than 1.
     """
     theirs = [vocabulary.teacher_piece(token) for token in teacher_ids]
     ours = [vocabulary.student_piece(token) for token in student_ids]
@@ -106,15 +112,16 @@ class _Path:
     ) -> None:
         self._vocabulary, self._teacher_ids = vocabulary, teacher_ids
         self._logprobs: list[float] = scores.logprobs.tolist()
-        self._named: list[list[tuple[int, float]]] = [
-            [
-                (token, math.exp(value))
-                for token, value in zip(ids, values, strict=True)
-                if token >= 0
-            ]
-            for ids, values in zip(
-                scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True
+        largest = int(scores.top_ids.max(initial=-1))
+        if largest >= vocabulary.num_teacher:
+            raise ValueError(
+                f"token {largest} is beyond the teacher's {vocabulary.num_teacher}; its checkpoint "
+                "and its tokenizer do not belong together."
             )
+        top_ids, top_logprobs = checked_names(scores.top_ids, scores.top_logprobs)
+        self._named: list[list[tuple[int, float]]] = [
+            [(token, share) for token, share in zip(ids, shares, strict=True) if token >= 0]
+            for ids, shares in zip(top_ids.tolist(), np.exp(top_logprobs).tolist(), strict=True)
         ]
 
     def events(
@@ -132,10 +139,12 @@ class _Path:
         mass: dict[Place, float] = defaultdict(float)
         lost = 0.0
         if piece is None:  # a special token: the teacher's has no bytes to follow
+            mass[own] = math.exp(self._logprobs[place])
             for token, share in self._named[place]:
-                mass[self._vocabulary.range_of(token)] += share
+                if token != self._teacher_ids[place]:
+                    mass[self._vocabulary.range_of(token)] += share
             lost = mass.pop((0, 0), 0.0)
-            return _largest(mass), lost
+            return _largest(mass, own), lost
         written, left = b"", 1.0
         while len(written) < len(piece):
             others, stays = self._shares(place, skip)
@@ -148,15 +157,45 @@ class _Path:
             left *= stays
             written += (self._vocabulary.teacher_piece(self._teacher_ids[place]) or b"")[skip:]
             place, skip = place + 1, 0
-        beyond = 0.0
-        if len(written) == len(piece) and place < len(self._logprobs):
-            for other, share in self._shares(place, 0)[0]:
-                where = self._vocabulary.starting_with(piece + (other.left or b""))
-                if other.left and where[0] < where[1]:
-                    mass[where] += left * share
-                    beyond += left * share
-        mass[own] += max(0.0, left - beyond)
-        return _largest(mass), lost
+        longer = self._longer(place, piece) if len(written) == len(piece) else {}
+        for where, share in longer.items():
+            mass[where] += left * share
+        mass[own] += left * max(0.0, 1.0 - sum(longer.values()))
+        return _largest(mass, own), lost
+
+    def _longer(self, place: int, piece: bytes) -> dict[Place, float]:
+        """Longer tokens that begin as the student's does, where the teacher leaves the text later.
+
+        Args:
+            place: of the teacher's token after the student's.
+            piece: the student's token.
+
+        Returns:
+            Probabilities, given the student's token.
+        """
+        vocabulary = self._vocabulary
+        found: dict[Place, float] = defaultdict(float)
+        ahead, left = piece, 1.0
+        while place < len(self._logprobs):
+            first, end = vocabulary.starting_with(ahead)
+            if vocabulary.exactly(ahead) == (first, end) or first == end:
+                break
+            others, stays = self._shares(place, 0)
+            for other, share in others:
+                if other.left is None:
+                    continue
+                wanted = ahead + other.left
+                first, end = vocabulary.starting_with(wanted)
+                begun = None if first < end else vocabulary.longest_prefix(wanted)
+                if begun is not None and len(begun) > len(ahead):
+                    first, end = vocabulary.starting_with(begun)
+                if first < end:
+                    found[first, end] += left * share
+            follows = vocabulary.teacher_piece(self._teacher_ids[place])
+            if follows is None:
+                break
+            ahead, left, place = ahead + follows, left * stays, place + 1
+        return found
 
     def _shares(self, place: int, skip: int) -> tuple[list[tuple[_Other, float]], float]:
         """What the teacher would write instead of its token here, and how likely it stays with it.
@@ -209,6 +248,8 @@ class _Path:
         wanted = written + other.left
         if piece.startswith(wanted) and len(wanted) < len(piece):
             return None
+        if wanted == piece:
+            return vocabulary.exactly(piece)
         found = vocabulary.starting_with(wanted)
         if found[0] < found[1]:
             return found
@@ -220,6 +261,7 @@ class _Path:
         return vocabulary.starting_with(begun)
 
 
-def _largest(mass: dict[Place, float]) -> list[tuple[Place, float]]:
-    ordered = sorted(mass.items(), key=lambda event: (-event[1], event[0]))
+def _largest(mass: dict[Place, float], own: Place) -> list[tuple[Place, float]]:
+    """The most likely events, the student's own token among them however unlikely it is."""
+    ordered = sorted(mass.items(), key=lambda event: (event[0] != own, -event[1], event[0]))
     return [event for event in ordered[:_MOST_EVENTS] if event[1] > 0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,24 +46,12 @@ class Outcomes:
 class SharedVocabulary:
     """Which tokens of a student write what a token of the teacher begins with.
 
-    A teacher's token with bytes b becomes one event, of which both models know the probability:
+    A teacher's token with bytes b is, by itself, one of these events:
 
     - "the next bytes are b", all student tokens that start with b, if there is one;
     - else "the next bytes are s", all that start with s, the longest token of the student that b
       starts with;
     - for a special token, the student's special token that means the same.
-
-    Events that hold one another become the wider one, and their probabilities are added.
-
-    With a teacher whose tokens are single bytes, or single characters of which the student has no
-    parts, the events are exact: "the next character is c" is the same on both sides. Otherwise the
-    student may begin to write b with a shorter token than those of the event. Such a token counts
-    among all others, an error of at most its probability; `ambiguous_tokens` names them. In the
-    same way, tokens that the teacher does not name may write part of an event, and count among all
-    others.
-
-    Two tables that are the same are taken for the same tokenizer: then each token is an event of
-    its own, and `order` is the identity.
     """
 
     def __init__(
@@ -86,70 +73,27 @@ class SharedVocabulary:
         """
         _check_tables(teacher, student, specials)
         self._teacher, self._student = tuple(teacher), tuple(student)
-        self.is_identity = _same_tokenizer(teacher, student, specials)
-        """Whether both vocabularies are one; rows without a token at the end do not matter."""
         by_bytes = sorted(
             range(len(student)), key=lambda i: (student[i] is None, student[i] or b"", i)
         )
         self._sorted = [piece for i in by_bytes if (piece := student[i]) is not None]
-        self._ids_of: dict[bytes, list[int]] = {}
-        for index, piece in enumerate(student):
-            if piece is not None:
-                self._ids_of.setdefault(piece, []).append(index)
-        identity = np.arange(len(student), dtype=np.int64)
-        self.order: NDArray[np.int64] = (
-            identity if self.is_identity else np.array(by_bytes, dtype=np.int64)
-        )
-        """[V] the student's ids; by bytes, then those without, unless `is_identity`."""
-        self._position = position = np.empty_like(identity)
-        position[self.order] = identity
+        self._pieces = frozenset(self._sorted)
+        self.order: NDArray[np.int64] = np.array(by_bytes, dtype=np.int64)
+        """[V] the student's ids; by bytes, then those without."""
+        self._position = position = np.empty_like(self.order)
+        position[self.order] = np.arange(len(student))
         self._ranges: IntArray = np.zeros((len(teacher), 2), np.int32)
-        for index, piece in enumerate(teacher if not self.is_identity else ()):
+        for index, piece in enumerate(teacher):
             if index in specials:
                 place = int(position[specials[index]])
                 self._ranges[index] = place, place + 1
             elif piece is not None:
                 self._ranges[index] = self._range(piece)
 
-    def outcomes(self, top_ids: NDArray[np.integer], top_logprobs: FloatArray) -> Outcomes:
-        """The teacher's most likely tokens as disjoint sets of the student's, sorted by `first`.
-
-        Args:
-            top_ids: [T, K] teacher ids, distinct at a position; -1 fills up.
-            top_logprobs: [T, K] nats; what `top_ids` lacks of 1 is all other tokens together.
-
-        Returns:
-            The sets. Teacher tokens that the student cannot begin to write count among the others.
-
-        Raises:
-            ValueError: the shapes differ, an id is not the teacher's or twice at a position, or
-                the probabilities sum to more than 1.
-        """
-        if self.is_identity:
-            return identity_outcomes(top_ids, top_logprobs, vocab_size=len(self._student))
-        ids, logprobs = _checked(top_ids, top_logprobs)
-        if ids.size and ids.max() >= len(self._teacher):
-            raise ValueError(
-                f"token {ids.max()} is beyond the teacher's {len(self._teacher)}; build the table "
-                "with the model's vocab_size."
-            )
-        known = (ids >= 0)[..., None]
-        first, end = np.moveaxis(np.where(known, self._ranges[ids], 0), -1, 0)
-        mass = np.exp(logprobs)
-        unmapped = np.where(end > first, 0.0, mass).sum(-1)
-        return merged_outcomes(
-            first, end, np.where(end > first, mass, 0.0), unmapped, len(self.order)
-        )
-
-    def ambiguous_tokens(self, teacher_id: int) -> tuple[int, ...]:
-        """Student ids that may begin to write this teacher token but are not in its event."""
-        piece = self._teacher[teacher_id]
-        if piece is None or self.is_identity:
-            return ()
-        first, end = self._ranges[teacher_id]
-        inside = self._sorted[first] if first < end else b""  # at most one: the longest, if any
-        shorter = [piece[:length] for length in range(1, len(piece))]
-        return tuple(i for part in shorter if part != inside for i in self._ids_of.get(part, ()))
+    @property
+    def num_teacher(self) -> int:
+        """Rows of the teacher's table."""
+        return len(self._teacher)
 
     def teacher_piece(self, token: int) -> bytes | None:
         """The bytes of a teacher's token; None of a special one."""
@@ -179,7 +123,7 @@ class SharedVocabulary:
     def longest_prefix(self, piece: bytes) -> bytes | None:
         """The longest token of the student that `piece` starts with and is longer than."""
         lengths = range(len(piece) - 1, 0, -1)
-        return next((piece[:n] for n in lengths if piece[:n] in self._ids_of), None)
+        return next((piece[:n] for n in lengths if piece[:n] in self._pieces), None)
 
     def starting_with(self, prefix: bytes) -> tuple[int, int]:
         """The places of the student's tokens that start with these bytes; perhaps none."""
@@ -213,7 +157,7 @@ def identity_outcomes(
         ValueError: the shapes differ, an id is twice at a position, or the probabilities sum to
             more than 1.
     """
-    ids, logprobs = _checked(top_ids, top_logprobs)
+    ids, logprobs = checked_names(top_ids, top_logprobs)
     mass = np.exp(logprobs)
     mapped = (ids >= 0) & (ids < vocab_size)
     first = np.where(mapped, ids, 0)
@@ -273,10 +217,19 @@ def _with_tail(mass: NDArray[np.float64]) -> FloatArray:
         return np.log(np.concatenate([mass, rest], -1)).astype(np.float32)
 
 
-def _checked(
+def checked_names(
     top_ids: NDArray[np.integer], top_logprobs: FloatArray
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Ids, and log-probabilities in float64 with -inf where there is no id."""
+    """Ids, and log-probabilities in float64 with -inf where there is no id.
+
+    Args:
+        top_ids: [T, K] tokens that the teacher names; -1 fills up.
+        top_logprobs: [T, K] nats.
+
+    Raises:
+        ValueError: the shapes differ, an id is twice at a position, or the probabilities sum to
+            more than 1.
+    """
     if top_ids.ndim != 2 or top_ids.shape != top_logprobs.shape:
         raise ValueError(
             f"top_ids {top_ids.shape} and top_logprobs {top_logprobs.shape} must both be [T, K]."
@@ -319,16 +272,3 @@ def _check_tables(
                     f"specials names token {index} of the {who}, which writes {table[index]!r}; "
                     "only tokens without bytes need a partner."
                 )
-
-
-def _same_tokenizer(
-    teacher: Sequence[bytes | None], student: Sequence[bytes | None], specials: Mapping[int, int]
-) -> bool:
-    """Equal tables, but for rows without a token at the end of one of them."""
-    shared = min(len(teacher), len(student))
-    rest = (*islice(teacher, shared, None), *islice(student, shared, None))
-    return (
-        tuple(teacher[:shared]) == tuple(student[:shared])
-        and all(piece is None for piece in rest)
-        and all(theirs == ours for theirs, ours in specials.items())
-    )

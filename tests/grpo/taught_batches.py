@@ -78,7 +78,7 @@ def told(
     opinions = [
         None
         if one is None
-        else Opinion(_outcomes(one.trimmed(keep), vocab_size=vocab_size), num_masked=0)
+        else Opinion(_outcomes(one.trimmed(keep), vocab_size=vocab_size), num_inside=0)
         for one in scores
     ]
     return taught_batch(batch, opinions)

@@ -209,10 +209,10 @@ def test_texts_that_nobody_read_are_counted(tmp_path: Path):
     assert told == "7 of 10 texts, with another tokenizer; 1 refused: empty; 2 refused: long"
     rows = [{"step": 1, "distill/refused": 2.0}, {"step": 2, "distill/refused": 3.0}]
     assert facts_of(tmp_path, ON_POLICY, rows=rows)["Refused"].startswith("5 completions")
-    rows = [row | {"distill/masked_frac": 0.1 * row["step"]} for row in rows]
+    rows = [row | {"distill/inside_frac": 0.1 * row["step"]} for row in rows]
     # The mean of 10 % and 20 %.
     told = facts_of(tmp_path, DIVERGENCE, rows=rows)["Refused"]
-    assert told.endswith(f"no opinion on 15{SPACE}% of the tokens")
+    assert told.endswith(f"15{SPACE}% of the tokens inside a teacher's token")
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_the_teacher_is_a_level_beside_the_students_accuracy(tmp_path: Path):
 
 def test_a_loop_has_the_charts_of_reinforcement_too(tmp_path: Path):
     row = {"step": 1, "reward/mean": 0.5, "groups/kept": 1, "groups/constant": 1}
-    row |= {"distill/reverse_kl_nats": 0.5, "distill/masked_frac": 0.1, "ungraded/timeout": 2}
+    row |= {"distill/reverse_kl_nats": 0.5, "distill/inside_frac": 0.1, "ungraded/timeout": 2}
     charts = {c.title: c for c in distill_charts(distillation(tmp_path, ON_POLICY, rows=[row]))}
     assert {"Divergence from the teacher", "Unread", "Reward"} <= set(charts)
     # 2 of 2 prompts x 4 completions.

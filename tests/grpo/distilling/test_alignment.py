@@ -14,14 +14,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from cotree.grpo.distilling.alignment import (
     Alignment,
     align,
-    aligned_scores,
     chunk_logprobs,
     shared_over_chunk,
 )
 from cotree.grpo.distilling.token_bytes import check_token_bytes, token_bytes
-from cotree.grpo.distilling.vocabulary import SharedVocabulary
 from cotree.grpo.models import character_tokenizer
-from cotree.grpo.token_scores import TokenScores
 
 SMOLLM2 = Path(__file__).resolve().parents[3] / "models" / "SmolLM2-135M-Instruct"
 EXAMPLES = settings(derandomize=True, deadline=None)
@@ -88,10 +85,6 @@ def test_chunks_are_the_shortest_spans_that_cover_the_text(pair, text, is_ended)
     teacher, student = (pieces(name, text) + [None] * is_ended for name in pair)
     alignment = align(teacher, student)
     check_chunks(alignment, teacher, student)
-    shapes = [(c.t1 - c.t0, c.s1 - c.s0) for c in alignment.chunks]
-    assert alignment.num_one_to_one == shapes.count((1, 1))
-    assert alignment.num_inside_teacher == sum(of_student - 1 for _, of_student in shapes)
-    assert alignment.num_inside_student == sum(of_teacher - 1 for of_teacher, _ in shapes)
 
 
 @EXAMPLES
@@ -128,8 +121,6 @@ def test_a_worked_example_with_chunks_of_every_shape():
     # the|_ca|t|<end> and t|he|_|cat|<end>: "the", "_cat" and the end are the shared spans.
     alignment = align([b"the", b" ca", b"t", None], [b"t", b"he", b" ", b"cat", None])
     assert alignment.chunks == ((0, 1, 0, 2), (1, 3, 2, 4), (3, 4, 4, 5))
-    assert (alignment.num_chunks, alignment.num_one_to_one) == (3, 1)
-    assert (alignment.num_inside_student, alignment.num_inside_teacher) == (1, 2)
     shares = shared_over_chunk(
         alignment,
         teacher_logprobs=np.array([-1.0, -2.0, -4.0, -0.5], np.float32),
@@ -142,7 +133,7 @@ def test_a_worked_example_with_chunks_of_every_shape():
 def test_the_same_tokens_are_chunks_of_their_own_with_the_tokens_own_log_ratio():
     parts = [b"a", None, b"bc", None, None]
     alignment = align(parts, parts)
-    assert alignment.num_one_to_one == alignment.num_chunks == 5
+    assert alignment.chunks == tuple((i, i + 1, i, i + 1) for i in range(5))
     p, q = np.array([-1.0, -2, -3, -4, -5]), np.array([-5.0, -4, -3, -2, -1])
     shares = shared_over_chunk(alignment, teacher_logprobs=p, student_logprobs=q)
     assert shares.advantages.tolist() == (p - q).tolist()
@@ -150,7 +141,7 @@ def test_the_same_tokens_are_chunks_of_their_own_with_the_tokens_own_log_ratio()
 
 def test_an_empty_text_has_no_chunks():
     alignment = align([], [])
-    assert (alignment.chunks, alignment.num_inside_student) == ((), 0)
+    assert alignment.chunks == ()
     assert chunk_logprobs(alignment, np.zeros(0)).tolist() == []
 
 
@@ -181,41 +172,6 @@ def test_one_log_probability_for_each_token_and_finite_ones_are_required():
         shared_over_chunk(
             alignment, teacher_logprobs=one, student_logprobs=np.array([-1.0, -math.inf])
         )
-
-
-def scores(top_ids: list[list[int]], masses: list[list[float]]) -> TokenScores:
-    logprobs = np.log(np.array(masses)).astype(np.float32)
-    return TokenScores(logprobs[:, 0], np.array(top_ids, np.int32), logprobs)
-
-
-def test_opinions_are_placed_where_both_begin_a_token_and_the_rest_is_masked():
-    teacher, student = (b"a", b"b", b"c", None), (None, b"ab", b"a", b"cb", b"c")
-    vocabulary = SharedVocabulary(teacher, student, {3: 0})
-    # The text a|b|c|c|b|<end>, which the student writes ab|c|cb|<end>.
-    alignment = align([b"a", b"b", b"c", b"c", b"b", None], [b"ab", b"c", b"cb", None])
-    # Each row's first token is the text's own, with 0.5; the second has 0.25.
-    rows = scores([[0, 1], [1, 0], [2, 3], [2, 1], [1, 0], [3, 2]], [[0.5, 0.25]] * 6)
-    found = aligned_scores(alignment, rows, vocabulary)
-    # Student tokens begin at the teacher's 0, 2, 3 and 5: all have an opinion.
-    assert (found.opinions, found.masked) == (4, 0)
-    # By bytes: a ab c cb <end>, so "a" is 0:2, "c" is 2:4, the end 4:5; nothing begins b.
-    assert found.outcomes.first.tolist() == [[0, 0], [2, 4], [2, 0], [2, 4]]
-    assert found.outcomes.end.tolist() == [[2, 0], [4, 5], [4, 0], [4, 5]]
-    assert np.exp(found.outcomes.logprobs[:, 0]) == pytest.approx([0.5, 0.5, 0.5, 0.25])
-    assert found.outcomes.unmapped_mass == pytest.approx([0.25, 0.0, 0.25, 0.0])
-
-    # The other way round, the student of characters begins two tokens where nobody was asked.
-    back = align([b"ab", b"c", b"cb", None], [b"a", b"b", b"c", b"c", b"b", None])
-    rows = scores([[1, 2], [4, 3], [3, 4], [0, 4]], [[0.5, 0.25]] * 4)
-    found = aligned_scores(back, rows, SharedVocabulary(student, teacher, {0: 3}))
-    assert (found.opinions, found.masked) == (4, 2)
-    assert np.isneginf(found.outcomes.logprobs).all(-1).tolist() == [0, 1, 0, 0, 1, 0]
-    assert found.outcomes.end[[1, 4]].tolist() == [[0, 0], [0, 0]]
-    assert np.logaddexp.reduce(found.outcomes.logprobs[[0, 2, 3, 5]], -1) == pytest.approx(
-        0.0, abs=1e-6
-    )
-    with pytest.raises(ValueError, match="4 scores for 6 tokens"):
-        aligned_scores(alignment, rows, vocabulary)
 
 
 @pytest.mark.skipif(not SMOLLM2.is_dir(), reason=f"needs the checkpoint at {SMOLLM2}")

@@ -26,7 +26,7 @@ def opinion(row: int, *, width: int) -> Opinion:
             logprobs=-first.astype(np.float32),
             unmapped_mass=np.zeros(LENGTHS[row], np.float32),
         ),
-        num_masked=0,
+        num_inside=0,
     )
 
 

@@ -53,7 +53,7 @@ def test_with_one_tokenizer_an_opinion_names_the_teachers_own_tokens():
     np.testing.assert_array_equal(opinion.outcomes.first, scores.top_ids)
     np.testing.assert_array_equal(opinion.outcomes.end, scores.top_ids + 1)
     np.testing.assert_allclose(opinion.outcomes.logprobs[:, :-1], scores.top_logprobs, atol=1e-5)
-    assert opinion.num_masked == 0
+    assert opinion.num_inside == 0
     given_ = np.linspace(-3.0, -0.5, len(text.token_ids), dtype=np.float32)
     ratios = view.log_ratios(text, request, scores, given_.tolist())
     np.testing.assert_array_equal(ratios, scores.logprobs - given_)
@@ -122,53 +122,47 @@ def test_the_log_ratios_of_a_text_add_up_to_that_of_the_whole(
 @EXAMPLES
 @given(text=TEXTS, seed=st.integers(0, 2**32))
 def test_outcomes_are_ranges_of_the_views_order(text, seed):
-    # A teacher of characters is asked before each of the student's tokens, and "the next character
-    # is c" is all tokens of the student that begin with c: the ranges must hold exactly these.
+    # Events are disjoint sets of the student's tokens.
     asked = Text("1\n", ended(BPE, text))
     request = READ_BPE.request(asked)
     assert request is not None
     assert READ_BPE.order is not None
+    assert sorted(READ_BPE.order) == list(range(len(BPE)))
     scores = random_scores(request, vocab_size=len(CHARACTERS), seed=seed)
     opinion = READ_BPE.opinion(asked, request, scores)
-    assert opinion.num_masked == 0
-    ours, theirs = (token_bytes(one, len(one)) for one in (BPE, CHARACTERS))
-    starts = np.cumsum([0, *(len(ours[token] or b"1") for token in asked.token_ids)])[:-1]
+    assert opinion.num_inside == 0
     outcomes = opinion.outcomes
-    assert sorted(READ_BPE.order) == list(range(len(BPE)))
-    for row, at in enumerate(starts):
-        named = {
-            frozenset(READ_BPE.order[first:end]): logprob
-            for first, end, logprob in zip(
-                outcomes.first[row], outcomes.end[row], outcomes.logprobs[row], strict=False
-            )
-            if end > first
-        }
-        wanted = {
-            frozenset(_beginning(ours, theirs[token])): logprob
-            for token, logprob in zip(scores.top_ids[at], scores.top_logprobs[at], strict=True)
-            if theirs[token] is not None
-        }
-        ends = scores.top_ids[at].tolist().index(CHARACTERS.eos_token_id)
-        wanted[frozenset([BPE.eos_token_id])] = scores.top_logprobs[at][ends]
-        assert named == pytest.approx(wanted, abs=1e-4)
+    assert len(outcomes.first) == len(asked.token_ids)
+    for first, end in zip(outcomes.first, outcomes.end, strict=True):
+        named = [READ_BPE.order[start:stop] for start, stop in zip(first, end, strict=True)]
+        ids = [token for event in named for token in event]
+        assert len(set(ids)) == len(ids) > 0
+    # At the last token, the end, the teacher's likeliest is an event with its probability; pad and
+    # the like mean nothing to the student.
+    at = int(np.argmax(outcomes.logprobs[-1, :-1]))
+    ours, theirs = (token_bytes(one, len(one)) for one in (BPE, CHARACTERS))
+    likeliest, logprob = next(
+        (token, logprob)
+        for token, logprob in zip(scores.top_ids[-1], scores.top_logprobs[-1], strict=True)
+        if theirs[token] is not None or token == CHARACTERS.eos_token_id
+    )
+    wanted = {BPE.eos_token_id}
+    if (start := theirs[likeliest]) is not None:
+        wanted = {i for i, piece in enumerate(ours) if piece and piece.startswith(start)}
+    assert set(READ_BPE.order[outcomes.first[-1, at] : outcomes.end[-1, at]]) == wanted
+    assert outcomes.logprobs[-1, at] == pytest.approx(logprob, abs=1e-4)
 
 
-def _beginning(table: tuple[bytes | None, ...], start: bytes | None) -> list[int]:
-    assert start is not None
-    return [i for i, piece in enumerate(table) if piece is not None and piece.startswith(start)]
-
-
-def test_tokens_inside_one_of_the_teachers_are_masked_and_counted():
-    # The teacher's tokens begin in fewer places: the student's others have no opinion.
+def test_tokens_inside_one_of_the_teachers_are_counted_and_have_an_opinion():
+    # The teacher's tokens begin in fewer places than the student's.
     asked = Text("1\n", ended(CHARACTERS, "12+12*2="))
     request = READ_CHARACTERS.request(asked)
     assert request is not None
     opinion = READ_CHARACTERS.opinion(
         asked, request, random_scores(request, vocab_size=len(BPE), seed=0)
     )
-    masked = np.isneginf(opinion.outcomes.logprobs).all(-1)
-    assert opinion.num_masked == masked.sum()
-    assert opinion.num_masked == len(asked.token_ids) - len(request.token_ids) > 0
+    assert not np.isneginf(opinion.outcomes.logprobs).all(-1).any()
+    assert opinion.num_inside == len(asked.token_ids) - len(request.token_ids) > 0
 
 
 # --- refusals ---------------------------------------------------------------------------------
