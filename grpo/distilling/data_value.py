@@ -4,8 +4,8 @@ A text's value mixes two ranks: the student's mean entropy on it, and the norm o
 it would give. Ranks, because entropies (nats) and norms have different units, and norms of a few
 odd texts would outweigh everything else.
 
-The mixture of entropy and gradient norm at 0.6 to 0.4 is a published recipe for picking
-distillation data. The gradient's norm as the importance of an example: Paul et al. 2021,
+The mixture of entropy and gradient norm at 0.6 to 0.4 is a recipe in use for picking distillation
+data. On small students a random choice was better, see README. The gradient's norm as the importance of an example: Paul et al. 2021,
 arXiv:2107.07075, sec. 2 (GraNd).
 """
 
