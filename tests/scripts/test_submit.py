@@ -128,6 +128,7 @@ def test_a_model_is_searched_with_as_a_job(head: Head, tiny_model: Path):
     assert (output / "search.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TEXTS, LOOP], ids=["logits", "on_policy"])
 def test_a_job_finds_a_teacher_and_a_student_by_relative_paths(
     head: Head, tiny_model: Path, kind: str

@@ -94,6 +94,7 @@ def test_a_teacher_in_the_learner_needs_the_students_tokenizer():
         refuse_other_tokenizer(other, teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_a_run_measures_its_texts_once_and_learns_from_their_share(
