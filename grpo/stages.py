@@ -6,6 +6,7 @@ from pathlib import Path
 from cotree.grpo.cluster import cluster
 from cotree.grpo.config import Pipeline
 from cotree.grpo.config_model import NewNetwork, PretrainedModel
+from cotree.grpo.evaluate import Evaluation
 from cotree.grpo.log import RunLog
 from cotree.grpo.result import add_seconds
 from cotree.grpo.run_folder import ConfigError, RunFolder
@@ -141,6 +142,11 @@ def train_stage(pipeline: Pipeline, *, resume: bool, json_lines: bool) -> dict[s
 def evaluate_stage(pipeline: Pipeline, *, model: Path | None) -> dict[str, object]:
     """Accuracy on the held-back problems of `model`; left out, of the newest stage's."""
     path = str(model) if model else newest_model(pipeline, RunFolder.of(pipeline))
+    return {"model": path} | evaluation_of(pipeline, path).summary()
+
+
+def evaluation_of(pipeline: Pipeline, model: str) -> Evaluation:
+    """A checkpoint on the held-back problems: always the same ones, with the same seeds."""
     with (
         cluster(
             pipeline.generator,
@@ -148,6 +154,6 @@ def evaluate_stage(pipeline: Pipeline, *, model: Path | None) -> dict[str, objec
             generators=pipeline.generator.replicas,
             learners=0,
         ) as placement,
-        Sampler(pipeline, path, gpu_share=placement.gpu_share) as sampler,
+        Sampler(pipeline, model, gpu_share=placement.gpu_share) as sampler,
     ):
-        return {"model": path} | sampler.evaluate(min_version=0).summary()
+        return sampler.evaluate(min_version=0)

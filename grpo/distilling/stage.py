@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from cotree.grpo.cluster import cluster
 from cotree.grpo.config import Pipeline
 from cotree.grpo.config_distill import OnPolicyDistill
 from cotree.grpo.distilling.offline import Offline, OfflineDistillation
 from cotree.grpo.distilling.on_policy_setup import OnPolicySetup
-from cotree.grpo.evaluate import Evaluation
 from cotree.grpo.log import RunLog
 from cotree.grpo.objective import Taught
 from cotree.grpo.result import add_seconds, read_result, update_result
 from cotree.grpo.run_folder import ConfigError, RunFolder
-from cotree.grpo.sampler import Sampler
+from cotree.grpo.stages import evaluation_of
 from cotree.grpo.supervised import base_model
 from cotree.grpo.trainer import Teaching, Trainer
 
@@ -81,7 +79,7 @@ def _offline(
             trackers=pipeline.trackers,
         ),
     )
-    found = _evaluated(pipeline, model)
+    found = evaluation_of(pipeline, str(model))
     measured = {"accuracy": found.summary()["accuracy"]} | found.benchmarks_json()
     update_result(
         folder.result,
@@ -132,20 +130,6 @@ def _on_policy(
         ) as trainer,
     ):
         trainer.run(resume=resume)
-
-
-def _evaluated(pipeline: Pipeline, model: Path) -> Evaluation:
-    """The student on the held-back problems; its teacher met the same ones with the same seeds."""
-    with (
-        cluster(
-            pipeline.generator,
-            pipeline.learner,
-            generators=pipeline.generator.replicas,
-            learners=0,
-        ) as placement,
-        Sampler(pipeline, str(model), gpu_share=placement.gpu_share) as sampler,
-    ):
-        return sampler.evaluate(min_version=0)
 
 
 def with_share_kept(folder: RunFolder) -> dict[str, object]:
