@@ -15,6 +15,7 @@ from rich.table import Table
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
 from cotree.grpo.cli_distill import distill
 from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
+from cotree.grpo.cli_kernels import kernels_app
 from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.cli_search import search
 from cotree.grpo.cli_stage import Config, Overrides, Resume, show_result, stage
@@ -47,6 +48,7 @@ app.command()(strategies)
 app.add_typer(tree_app, name="tree")
 app.command()(grade)
 app.add_typer(reward_app, name="reward")
+app.add_typer(kernels_app, name="kernels")
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ get new weights.
 
 from __future__ import annotations
 
+import base64
 import math
 from bisect import bisect_left
 from dataclasses import fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from cotree.grpo.advantage import outcome_advantages, process_advantages
@@ -126,7 +128,39 @@ def _padded(
         advantages=advantages_BS,
         weights=token_weights(mask, aggregation=aggregation, max_tokens=max_tokens),
         num_tokens=int(mask.sum()),
+        routes=_routes(rows, width=shape[1]),
     )
+
+
+def _routes(rows: Sequence[tuple[Group, Completion, Tensor]], *, width: int) -> Tensor | None:
+    """[B, S, layers, k] int16: the experts that the engine chose, -1 where it computed nothing.
+
+    That is so of a row's last token, which nothing follows, and of padding. None of rows without.
+    """
+    found = [completion.routes for _, completion, _ in rows]
+    if all(one is None for one in found):
+        return None
+    shapes = {None if one is None else (one.layers, one.per_token) for one in found}
+    if len(shapes) > 1:
+        raise ValueError(
+            "rollouts of one step have routes of different layers and experts per token: "
+            f"{sorted(map(str, shapes))}. All must come from engines of one model, all with or all "
+            "without train.rollout.replay_routes."
+        )
+    ((layers, per_token),) = (shape for shape in shapes if shape is not None)
+    routes = torch.full((len(rows), width, layers, per_token), -1, dtype=torch.int16)
+    for row, ((group, completion, _), one) in enumerate(zip(rows, found, strict=True)):
+        assert one is not None, "all have routes"
+        ids = np.frombuffer(base64.b64decode(one.ids, validate=True), dtype="<u2")
+        tokens = len(group.prompt_ids) + len(completion.token_ids) - 1
+        if len(ids) != tokens * layers * per_token:
+            raise ValueError(
+                f"problem {group.problem.id!r}: {len(ids)} experts are not those of {tokens} "
+                f"tokens in {layers} layers with {per_token} experts per token."
+            )
+        ids_TLk = ids.astype(np.int16).reshape(tokens, layers, per_token)
+        routes[row, :tokens] = torch.from_numpy(ids_TLk)
+    return routes
 
 
 def token_weights(mask: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:

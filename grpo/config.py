@@ -10,15 +10,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cotree.grpo.config_algorithm import Dtype, Optimizer, PositiveFloat, PositiveInt, Strict, Train
+from cotree.grpo.config_algorithm import Optimizer, PositiveFloat, PositiveInt, Strict, Train
 from cotree.grpo.config_distill import AnyDistill, LogitsDistill, OnPolicyDistill, TracesDistill
 from cotree.grpo.config_evaluation import Evaluate
-from cotree.grpo.config_model import (
-    Model,
-    NewNetwork,
-    Prompt,
-)
+from cotree.grpo.config_generator import Generator
+from cotree.grpo.config_learner import BFloat16, Float32, Learner, Lora
+from cotree.grpo.config_model import Model, NewNetwork, Prompt
 from cotree.grpo.config_traces import GeneratedTraces, Traces
+
+__all__ = [
+    "ArithmeticTask",
+    "BFloat16",
+    "CountdownTask",
+    "Float32",
+    "Generator",
+    "Grading",
+    "Learner",
+    "Lora",
+    "Pipeline",
+    "RewardTerm",
+    "RowsTask",
+    "Sft",
+]
 
 # --- the task --------------------------------------------------------------------------------
 
@@ -139,88 +152,7 @@ class Grading(Strict):
     it (a format that gates); or the lowest, which the others cannot make up for."""
 
 
-# --- the inference engine --------------------------------------------------------------------
-
-
-class Generator(Strict):
-    """The vLLM actors."""
-
-    replicas: PositiveInt = 1
-    dtype: Dtype = "bfloat16"
-    max_model_len: PositiveInt = 512
-    """Prompt and completion together, in tokens."""
-    max_num_seqs: PositiveInt = 256
-    """Requests decoded at once."""
-    kv_cache_bytes: PositiveInt = 256 << 20
-    """Memory for the key-value cache of one replica (CPU and GPU alike)."""
-    threads: PositiveInt = 1
-    """OpenMP threads of one replica on a CPU. One makes sampling bit-deterministic."""
-    sync_tolerance_nats: PositiveFloat = 0.3
-    """Largest mean canary log-probability gap between engine and learner after a weight sync.
-    Digests already prove the weights; this bounds what differs in arithmetic (dtype, kernels)."""
-
-
 # --- cold start ------------------------------------------------------------------------------
-
-
-class Lora(Strict):
-    """Low-rank adapters instead of full weights. Source: Hu et al. 2021, arXiv:2106.09685."""
-
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
-    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-
-
-class Learner(Strict):
-    """How one gradient is computed, for sft and train alike. None of this changes the gradient."""
-
-    dtype: Dtype = "bfloat16"
-    """bfloat16 is autocast over float32 master weights."""
-    micro_batch_tokens: PositiveInt = 8192
-    """Most tokens in one forward pass, padding included."""
-    packing: bool = False
-    """Concatenate sequences instead of padding them; each still attends to itself only."""
-    share_prefixes: bool = False
-    """Send tokens that rollouts of a prompt share (the prompt; in a rollout tree, the stem of a
-    fork) through the model once, where that outweighs attention over all of a tree."""
-    processes: PositiveInt = 1
-    """Learner actors; gradients are summed over them."""
-    sharding: Literal["ddp", "fsdp2"] = "ddp"
-    """`fsdp2` shards weights and optimizer state over the processes."""
-    gradient_checkpointing: bool = False
-    threads: PositiveInt = 1
-    """OpenMP threads of one process on a CPU."""
-    lora: Lora | None = None
-    expert_bias_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Mixture of experts with a bias on its scores: how far each update moves an expert's bias
-    towards an even load (gamma). Source: Wang et al. 2024, arXiv:2408.15664. 0 leaves it."""
-
-    @model_validator(mode="after")
-    def _packing_has_an_effect(self) -> Learner:
-        if self.packing and self.share_prefixes:
-            raise ValueError(
-                "learner.packing has no effect with learner.share_prefixes, which lays rows out "
-                "itself; drop one of them."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _biases_are_saved(self) -> Learner:
-        if self.lora and self.expert_bias_rate:
-            raise ValueError(
-                f"learner.expert_bias_rate = {self.expert_bias_rate:g} would move the base model, "
-                "which learner.lora keeps as it is and does not save; set one of them."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _sharding_has_an_effect(self) -> Learner:
-        if self.processes == 1 and "sharding" in self.model_fields_set:
-            raise ValueError(
-                "learner.sharding has no effect with learner.processes = 1; "
-                "raise processes or drop it."
-            )
-        return self
 
 
 class Sft(Strict):
@@ -301,6 +233,12 @@ class Pipeline(Strict):
             if train is not None:
                 train.check_shared_prefixes()
         compared = on_policy is not None and on_policy.signal.type == "divergence"
+        for train in (self.train, on_policy.train if on_policy else None):
+            if train is not None and train.rollout.replay_routes:
+                raise ValueError(
+                    "rollout.replay_routes gives each rollout's tokens their own experts, so "
+                    "learner.share_prefixes has nothing to share; set one of them to false."
+                )
         if compared or isinstance(distill, LogitsDistill):
             raise ValueError(
                 "learner.share_prefixes does not know a teacher's divergence; set it to false."

@@ -54,6 +54,11 @@ class RolloutBase(Strict):
     max_staleness: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps a rollout may lag behind the learner. 0 is on-policy; 1 overlaps sampling
     with learning. The schedule is fixed, so a run repeats exactly at any value."""
+    replay_routes: bool = False
+    """Mixture of experts: the engine records the experts that it chose for each token, and the
+    learner sends the token to the same ones, weighed by its own scores. Without it, a rounding
+    difference that flips a choice is a jump in a token's probability. Source: Ma et al. 2025,
+    arXiv:2510.11370 (rollout routing replay)."""
 
 
 class Rollouts(RolloutBase):

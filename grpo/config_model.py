@@ -61,6 +61,9 @@ class NewDeepseekModel(NewNetwork):
     """Groups of experts that a token's experts may come from."""
     scaling: PositiveFloat = 1.0
     """Of the routed experts' weights, after they were normalised."""
+    mtp_layers: Literal[0, 1] = 0
+    """Multi-token prediction modules behind the layers (paper, sec. 2.2), which `learner.mtp`
+    trains and `generator.speculation.type = "mtp"` drafts with."""
 
     @model_validator(mode="after")
     def _experts_can_be_routed(self) -> NewDeepseekModel:

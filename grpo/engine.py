@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -17,6 +17,7 @@ import torch
 
 from cotree.grpo import config
 from cotree.grpo.engine_options import engine_environment, engine_options, has_latent_attention
+from cotree.grpo.engine_routes import RouteRecorder, route_recorder
 from cotree.grpo.engine_sampling import (
     ENTROPY_TOKENS,
     Sampling,
@@ -50,8 +51,20 @@ class Generator:
         generator: config.Generator,
         seed: int,
         revision: str | None = None,
+        record_routes: bool = False,
     ) -> None:
-        """Starts the engine (15 s on a CPU, most of it imports)."""
+        """Starts the engine (15 s on a CPU, most of it imports).
+
+        Args:
+            model_path: local folder or hub name.
+            generator: engine settings.
+            seed: the engine's own; every sample has one of its own all the same.
+            revision: hub commit or tag.
+            record_routes: completions say which experts their tokens went to.
+
+        Raises:
+            ValueError: `record_routes` for a model without experts, or on a GPU.
+        """
         cuda = torch.cuda.is_available()
         os.environ.update(engine_environment(threads=generator.threads, cuda=cuda))
         if not cuda:
@@ -68,7 +81,11 @@ class Generator:
                 generator,
                 cuda=cuda,
                 latent_attention=has_latent_attention(model_path, revision=revision),
+                record_routes=record_routes,
             ),
+        )
+        self._recorder: RouteRecorder | None = (
+            self._on_worker(route_recorder) if record_routes else None
         )
         self._tokenizer: VllmObject = self._llm.get_tokenizer()
         self._pieces: dict[int, str] = {}
@@ -93,7 +110,7 @@ class Generator:
             ValueError: a prompt is empty or leaves no room for `max_tokens`; a seed is negative;
                 a tree has another number of seeds than leaves, or cannot be sampled like this.
         """
-        if any(request.tree for request in requests):
+        if self._recorder is not None or any(request.tree for request in requests):
             found = dict(self.stream(requests, sampling, min_version=min_version))
             return [found[index] for index in range(len(requests))]
         self._check(requests, sampling, min_version)
@@ -121,7 +138,7 @@ class Generator:
         """
         self._check(requests, sampling, min_version)
         started, engine = time.perf_counter(), self._llm.llm_engine
-        waiting: dict[str, tuple[int, Piece]] = {}  # by request id, with the index of the request
+        waiting: dict[str, tuple[int, Piece, str]] = {}  # by name: request, piece, vLLM's own name
         samples = {
             index: RequestSamples(
                 request, max_tokens=sampling.max_tokens, complete=self._completion
@@ -135,8 +152,9 @@ class Generator:
                 prompt = {"prompt_token_ids": list(piece.prompt_ids)}
                 shorter = replace(sampling, max_tokens=piece.max_tokens)
                 params = self._params(shorter, piece.seed, with_entropies=piece.with_entropies)
-                engine.add_request(name, prompt, params)
-                waiting[name] = (index, piece)
+                waiting[name] = (index, piece, engine.add_request(name, prompt, params))
+                if self._recorder is not None:
+                    self._recorder.follow(waiting[name][2])
 
         try:
             for index in samples:
@@ -145,13 +163,19 @@ class Generator:
                 for output in engine.step():
                     if not output.finished:
                         continue
-                    index, piece = waiting.pop(output.request_id)
+                    index, piece, own_name = waiting.pop(output.request_id)
                     found = self._drawn(output, with_entropies=piece.with_entropies)
+                    if self._recorder is not None:
+                        tokens = len(piece.prompt_ids) + len(found.token_ids) - 1
+                        routes = self._recorder.take(own_name, tokens=tokens)
+                        found = replace(found, routes=routes)
                     add(index, samples[index].take(piece.leaf, found))
                     if samples[index].is_whole:
                         yield index, samples.pop(index).leaves
         finally:
             engine.abort_request(list(waiting))
+            if self._recorder is not None:
+                self._recorder.forget(own_name for _, _, own_name in waiting.values())
             self._stats["seconds"] += time.perf_counter() - started
 
     def load_weights(self, update: WeightUpdate, canary: Canary) -> SyncProof:
@@ -270,6 +294,7 @@ class Generator:
             token_ends=token_ends(drawn.token_ids, self._decode),
             stop_reason=drawn.stop_reason,
             policy_version=self._version,
+            routes=drawn.routes,
         )
 
     def _decode(self, token_ids: list[int]) -> str:
@@ -296,6 +321,8 @@ class Generator:
         live = [scores[i][t].logprob for i, t in enumerate(canary.token_ids) if i > 0]
         return [abs(a - b) for a, b in zip(live, canary.logprobs, strict=True)]
 
-    def _on_worker(self, method: str, *args: object) -> VllmObject:
+    def _on_worker(
+        self, method: str | Callable[[VllmObject], VllmObject], *args: object
+    ) -> VllmObject:
         (answer,) = self._llm.collective_rpc(method, args=args)
         return answer

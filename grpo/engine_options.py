@@ -36,7 +36,11 @@ def engine_environment(*, threads: int, cuda: bool) -> dict[str, str]:
 
 
 def engine_options(
-    generator: config.Generator, *, cuda: bool, latent_attention: bool
+    generator: config.Generator,
+    *,
+    cuda: bool,
+    latent_attention: bool,
+    record_routes: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM`, besides the model.
 
@@ -44,13 +48,24 @@ def engine_options(
         generator: engine settings.
         cuda: the engine runs on a GPU.
         latent_attention: of the model, as `has_latent_attention` says.
+        record_routes: the experts of every token are wanted, so none may come from the prefix
+            cache, which holds keys and values but not the choices behind them: the completions of
+            a group compute its prompt once each, and a fork its whole stem.
+
+    Raises:
+        ValueError: `record_routes` on a GPU, where vLLM does not ask the routers of most kernels.
     """
+    if record_routes and cuda:
+        raise ValueError(
+            "train.rollout.replay_routes records experts of an engine on a CPU alone; set it to "
+            "false on a GPU."
+        )
     options: dict[str, Any] = {
         "dtype": generator.dtype,
         "max_model_len": generator.max_model_len,
         "max_num_seqs": generator.max_num_seqs,
         "kv_cache_memory_bytes": generator.kv_cache_bytes,
-        "enable_prefix_caching": True,
+        "enable_prefix_caching": not record_routes,
         "trust_remote_code": False,
         # A checkpoint's generation_config.json would change temperature, top-p and top-k silently.
         "generation_config": "vllm",

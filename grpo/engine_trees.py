@@ -15,7 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cotree.grpo.types import Completion, PromptTokens, SampleRequest, Segment, StopReason, TreePlan
+from cotree.grpo.types import (
+    Completion,
+    PromptTokens,
+    Routes,
+    SampleRequest,
+    Segment,
+    StopReason,
+    TreePlan,
+)
 from cotree.search.branching import entropy_points, step_points, uniform_points
 
 __all__ = ["Drawn", "Piece", "RequestSamples"]
@@ -43,6 +51,8 @@ class Drawn:
     stop_reason: StopReason
     entropies: tuple[float, ...]
     """Of the distribution each token was drawn from, in nats; empty unless asked for."""
+    routes: Routes | None = None
+    """Of all tokens before the last, those that the piece continues included."""
 
 
 @dataclass(frozen=True, slots=True)

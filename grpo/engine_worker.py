@@ -25,7 +25,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 
 from cotree.grpo.engine_experts import is_experts, live_experts, repack_experts
-from cotree.grpo.weights import digest
+from cotree.grpo.engine_latent import is_latent_attention, live_copies
+from cotree.grpo.weights import carried_dtype, digest
 
 Layer: TypeAlias = Any
 """A vLLM module; their attributes are untyped."""
@@ -73,6 +74,8 @@ class EngineWorker:
         """`weights.digest` of every weight that the live engine computes with, by checkpoint name.
 
         A tied output layer is listed as well, as `lm_head.weight`: its packed copy can go stale.
+        A further copy of a weight is listed only where it differs from the first, as
+        `NAME as PLACE`, a name that no checkpoint has.
 
         Raises:
             UnsupportedLayerError: a layer's weight cannot be read back.
@@ -83,7 +86,11 @@ class EngineWorker:
         for name, tensor in _live_weights(model, dtype):
             if name in digests:
                 raise UnsupportedLayerError(f"two live layers answer to the name {name!r}.")
-            digests[name] = digest(tensor.to(dtype))
+            digests[name] = digest(tensor.to(carried_dtype(name, dtype)))
+        for name, place, tensor in live_copies(model, tuple(digests)):
+            found = digest(tensor.to(carried_dtype(name, dtype)))
+            if found != digests.get(name):
+                digests[f"{name} as {place}"] = found
         return digests
 
     def has_tied_head(self) -> bool:
@@ -113,7 +120,7 @@ def _live_weights(model: Layer, dtype: torch.dtype) -> Iterator[tuple[str, Tenso
                 # do not have those rows.
                 embedding: Layer = module
                 yield f"{prefix}.weight", embedding.weight[: embedding.org_vocab_size]
-        else:
+        elif not is_latent_attention(module):
             # Norms: the parameter is what the kernel reads.
             for name, parameter in module.named_parameters(recurse=False):
                 yield f"{prefix}.{name}", parameter
@@ -150,6 +157,10 @@ def _live_linear(
         yield f"{path}.weight", weight
         if bias is not None:
             yield f"{path}.bias", bias
+    # A router has the bias on its choice as well.
+    for name, parameter in layer.named_parameters(recurse=False):
+        if name not in ("weight", "bias"):
+            yield f"{prefix}.{name}", parameter
 
 
 def _applied_weight(layer: Layer, dtype: torch.dtype) -> Tensor:

@@ -124,6 +124,7 @@ class GeneratorGroup:
         seed: int,
         num_gpus: float,
         revision: str | None = None,
+        record_routes: bool = False,
     ) -> GeneratorGroup:
         """Starts `generator.replicas` engines and waits until all hold the model.
 
@@ -133,6 +134,7 @@ class GeneratorGroup:
             seed: the engines' own seed; every sample has one of its own all the same.
             num_gpus: GPUs of one replica, a fraction when it shares one; 0 runs on the CPU.
             revision: hub commit or tag.
+            record_routes: completions say which experts their tokens went to; see `Completion`.
         """
         environment = engine_environment(threads=generator.threads, cuda=num_gpus > 0)
         # No automatic restart: a new process would silently serve the starting weights.
@@ -143,7 +145,12 @@ class GeneratorGroup:
             max_task_retries=0,
             runtime_env={"env_vars": environment},
         )
-        options = {"generator": generator, "seed": seed, "revision": revision}
+        options = {
+            "generator": generator,
+            "seed": seed,
+            "revision": revision,
+            "record_routes": record_routes,
+        }
         group = cls(model_path, options, actor, generator.replicas)
         group._on_all("policy_version")
         return group

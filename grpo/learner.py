@@ -16,22 +16,21 @@ from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import save_torch_state_dict
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from cotree.grpo.collate import micro_batches, shard, split_rows, tensors_of
 from cotree.grpo.config_algorithm import Train
 from cotree.grpo.expert_balance import ExpertLoads
+from cotree.grpo.learner_files import LearnerFiles
 from cotree.grpo.learner_group import LearnerGroup
-from cotree.grpo.models import copy_tokenizer, load_model
 from cotree.grpo.objective import StepStatistics, micro_batch_loss, policy_part
 from cotree.grpo.policy import attention_balance, check_policy, to_device
+from cotree.grpo.precision import Arithmetic
+from cotree.grpo.routers import Routers
 from cotree.grpo.row_values import RowValue, row_values
 from cotree.grpo.schedule import learning_rate
-from cotree.grpo.sharding import assign, gradient_sync, like, total_norm, whole, wrap
+from cotree.grpo.sharding import gradient_sync, total_norm, wrap
 from cotree.grpo.trainable import (
     LearnerSpec,
     adamw,
@@ -44,13 +43,9 @@ from cotree.grpo.trainable import (
 )
 from cotree.grpo.tree_packing import pack_trees
 from cotree.grpo.types import Batch, Stats
-from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
 from cotree.grpo.weights import WeightUpdate, make_update
 
 __all__ = ["Learner", "LearnerGroup", "LearnerSpec", "NonFiniteError"]
-
-_TRAINING_STATE = "training_state.pt"
-_ADAPTER_FILE = "adapter_model.safetensors"
 
 
 class NonFiniteError(RuntimeError):
@@ -65,12 +60,12 @@ class Learner:
         self._train: Train | None = policy_part(spec.objective)
         check_shared_prefixes(spec)
         use_deterministic_kernels(threads=spec.learner.threads)
-        self._accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="bf16" if spec.learner.dtype == "bfloat16" else "no",
-        )
-        self._model = trainable_model(spec)
+        # It places and wraps; the arithmetic is `grpo.precision`'s, which may change on the way.
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        self._model, layers = trainable_model(spec)
         self._model.to(self._accelerator.device)
+        self._arithmetic = Arithmetic(spec.learner.precision, layers, self._accelerator.device)
+        self._routers = Routers(self._model, balance_coef=spec.learner.sequence_balance_coef)
         check_policy(
             self._model,
             packing=spec.learner.packing,
@@ -87,6 +82,7 @@ class Learner:
             if parameter.requires_grad
         }
         self._optimizer = adamw(list(self._parameters.values()), spec.optimizer)
+        self._files = LearnerFiles(spec, self._model, self._parameters, self._optimizer, rank=rank)
         self._version = 0
         self._updates = 0
 
@@ -112,8 +108,10 @@ class Learner:
         ]
         self._version += 1
         stats = measured.reduced(world_size=self._world_size, device=self._accelerator.device)
-        for name in updates[0]:
-            stats[name] = sum(update[name] for update in updates) / len(updates)
+        for name in sorted({name for update in updates for name in update}):
+            # A skipped update has no loads of experts.
+            found = [update[name] for update in updates if name in update]
+            stats[name] = sum(found) / len(found)
         stats["learning_rate"] = updates[-1]["learning_rate"]
         stats["seconds"] = time.perf_counter() - started
         return stats
@@ -154,43 +152,31 @@ class Learner:
 
     def _old_logprobs(self, pieces: list[Batch]) -> list[Tensor | None]:
         """Log-probabilities under the weights as they are before the step's first update."""
-        with torch.no_grad():
-            return [self._scores(piece)[0] for piece in pieces]
+        found: list[Tensor | None] = []
+        for piece in pieces:
+            with torch.no_grad(), self._routers.replaying(piece):
+                found.append(self._scores(piece)[0])
+        return found
 
     def _update(
         self, pieces: list[Batch], old: Sequence[Tensor | None], measured: StepStatistics
     ) -> dict[str, float]:
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
-        for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
-            with gradient_sync(self._policy, enabled=index == len(pieces) - 1):
-                with self._loads.counting(piece):
-                    logprobs, entropy, divergence = self._scores(piece)
-                loss, diagnostics = micro_batch_loss(
-                    self._spec.objective,
-                    piece,
-                    logprobs=logprobs,
-                    old_logprobs=old_logprobs,
-                    ref_logprobs=self._ref_logprobs(piece),
-                    divergence=divergence,
-                )
-                # The processes' gradients are averaged, but each token's weight is its share of
-                # the whole step, so they have to be summed.
-                (loss * self._world_size).backward()
-            loss_sum += loss.detach()
-            measured.add(piece, entropy, diagnostics)
-        if self._world_size > 1:
-            torch.distributed.all_reduce(loss_sum)
+        loss = self._backward(pieces, old, measured)
         rate = learning_rate(
             self._spec.optimizer, update=self._updates, total_updates=self._spec.total_updates
         )
-        norm = total_norm(
-            list(self._parameters.values()), max_norm=self._spec.optimizer.max_grad_norm
-        )
-        if not (math.isfinite(float(loss_sum)) and math.isfinite(norm)):
+        parameters = list(self._parameters.values())
+        scales = self._arithmetic.unscale(parameters, self._updates)
+        norm = total_norm(parameters, max_norm=self._spec.optimizer.max_grad_norm)
+        measures = {"loss": loss, "grad_norm": norm, "learning_rate": rate, **scales}
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad()
             self._loads.clear()
+            if math.isfinite(loss) and self._arithmetic.overflowed(self._updates):
+                self._updates += 1
+                return measures | {"grad_norm": 0.0, "precision/skipped": 1.0}
             raise NonFiniteError(
-                f"loss = {float(loss_sum)}, gradient norm = {norm} in update {self._updates} "
+                f"loss = {loss}, gradient norm = {norm} in update {self._updates} "
                 f"(policy v{self._version}); the optimizer did not move. Lower "
                 f"optimizer.learning_rate (now {rate:.3g}) or raise warmup_steps, and resume from "
                 "the last checkpoint; check rewards and log-probabilities for huge values."
@@ -199,9 +185,38 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._arithmetic.passed(self._updates)
         self._updates += 1
-        measures = {"loss": float(loss_sum), "grad_norm": norm, "learning_rate": rate}
         return measures | self._loads.update()
+
+    def _backward(
+        self, pieces: list[Batch], old: Sequence[Tensor | None], measured: StepStatistics
+    ) -> float:
+        """Leaves the gradient of an update's loss, and returns that loss."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        for index, (piece, old_logprobs) in enumerate(zip(pieces, old, strict=True)):
+            last = index == len(pieces) - 1
+            with gradient_sync(self._policy, enabled=last), self._routers.replaying(piece):
+                with self._loads.counting(piece):
+                    logprobs, entropy, divergence = self._scores(piece)
+                balance = self._routers.balance_loss(piece)
+                loss, diagnostics = micro_batch_loss(
+                    self._spec.objective,
+                    piece,
+                    logprobs=logprobs,
+                    old_logprobs=old_logprobs,
+                    ref_logprobs=self._ref_logprobs(piece),
+                    divergence=divergence,
+                )
+                loss = loss if balance is None else loss + balance
+                # The processes' gradients are averaged, but each token's weight is its share of
+                # the whole step, so they have to be summed.
+                self._arithmetic.scaled(loss * self._world_size, self._updates).backward()
+            loss_sum += loss.detach()
+            measured.add(piece, entropy, diagnostics)
+        if self._world_size > 1:
+            torch.distributed.all_reduce(loss_sum)
+        return float(loss_sum)
 
     # --- log-probabilities -------------------------------------------------------------------
 
@@ -248,7 +263,7 @@ class Learner:
         """Log-probabilities, entropy and, under a teacher, the divergence from it, each [B, S]."""
         if temperature is None:
             temperature = self._train.rollout.temperature if self._train else 1.0
-        with self._accelerator.autocast():
+        with self._arithmetic.forward(self._updates):
             found = self._policy(piece, temperature)
         return found if len(found) == 3 else (*found, None)
 
@@ -259,7 +274,7 @@ class Learner:
             self._model.disable_adapter() if isinstance(self._model, PeftModel) else nullcontext()
         )
         module = self._policy if self._reference is None else self._reference
-        with torch.no_grad(), disabled, self._accelerator.autocast():
+        with torch.no_grad(), disabled, self._arithmetic.forward(self._updates):
             return module(piece, self._train.rollout.temperature)[0]
 
     # --- weights and checkpoints -------------------------------------------------------------
@@ -270,55 +285,20 @@ class Learner:
 
     def weights(self) -> WeightUpdate | None:
         """The policy's weights for the engines; None from every process but the first."""
-        named = self._checkpoint_weights()
+        named = self._files.checkpoint_weights()
         if self._rank != 0:
             return None
         dtype = cast(torch.dtype, getattr(torch, self._spec.engine_dtype))
         return make_update(named.items(), version=self._version, dtype=dtype)
 
     def save(self, folder: Path) -> None:
-        """Writes everything `load` needs, and `folder/model`, a checkpoint that engines load.
-
-        `model` holds full float32 weights, adapters merged, and the tokenizer; `adapter` (LoRA)
-        the adapters and the name of the base model; `training_state.pt` the optimizer's state.
-        """
-        self.save_model(folder / "model")
-        optimizer = {
-            name: {
-                key: whole(value).cpu()
-                for key, value in self._optimizer.state.get(parameter, {}).items()
-            }
-            for name, parameter in self._parameters.items()
-        }
-        full = self._whole_state() if isinstance(self._model, PeftModel) else None
-        if self._rank != 0:
-            return
-        if isinstance(self._model, PeftModel):
-            adapter = get_peft_model_state_dict(
-                self._model, state_dict=full, save_embedding_layers=False
-            )
-            (folder / "adapter").mkdir(parents=True, exist_ok=True)
-            save_file(adapter, folder / "adapter" / _ADAPTER_FILE)
-            self._model.peft_config[ADAPTER].save_pretrained(str(folder / "adapter"))
-        torch.save(
-            {"optimizer": optimizer, "updates": self._updates, "policy_version": self._version},
-            folder / _TRAINING_STATE,
-        )
+        """Writes everything `load` needs, and `folder/model`, a checkpoint that engines load."""
+        counters = {"updates": self._updates, "policy_version": self._version}
+        self._files.save(folder, {**counters, "loss_scales": self._arithmetic.state()})
 
     def save_model(self, folder: Path) -> None:
         """Writes the policy alone as a Hugging Face checkpoint: float32, adapters merged."""
-        named = self._checkpoint_weights()
-        if self._rank != 0:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        # Copies: each expert is a slice of its layer's stack, which safetensors refuses to write.
-        save_torch_state_dict(
-            {n: t.clone(memory_format=torch.contiguous_format) for n, t in named.items()}, folder
-        )
-        network = self._network()
-        network.config.save_pretrained(folder)
-        network.generation_config.save_pretrained(folder)
-        copy_tokenizer(self._spec.model_path, folder, revision=self._spec.revision)
+        self._files.save_model(folder)
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit; any number of processes may do so.
@@ -327,54 +307,10 @@ class Learner:
             FileNotFoundError: the folder is not a learner's checkpoint.
             ValueError: it belongs to another model.
         """
-        if not (folder / _TRAINING_STATE).is_file():
-            raise FileNotFoundError(f"{folder} has no {_TRAINING_STATE}; it is not a checkpoint.")
-        saved = torch.load(folder / _TRAINING_STATE, weights_only=True, map_location="cpu")
-        if saved["optimizer"].keys() != self._parameters.keys():
-            odd = sorted(saved["optimizer"].keys() ^ self._parameters.keys())
-            raise ValueError(
-                f"{folder} was saved by another model or LoRA setting: {len(odd)} parameters "
-                f"differ, the first is {odd[0]!r}. Resume with the configuration that saved it."
-            )
-        values = self._saved_values(folder)
-        for name, target in self._model.state_dict().items():
-            if name in values:
-                assign(target, values[name])
-        for name, parameter in self._parameters.items():
-            self._optimizer.state[parameter] = {
-                key: like(parameter, value)
-                if value.shape == parameter.shape
-                else value.to(parameter.device)
-                for key, value in saved["optimizer"][name].items()
-            }
-            if not saved["optimizer"][name]:
-                del self._optimizer.state[parameter]
-        self._updates = int(saved["updates"])
-        self._version = int(saved["policy_version"])
-
-    def _saved_values(self, folder: Path) -> dict[str, Tensor]:
-        """Trained weights of a checkpoint by the model's own names."""
-        if isinstance(self._model, PeftModel):
-            adapter = load_file(folder / "adapter" / _ADAPTER_FILE)
-            return {
-                f"{name.removesuffix('.weight')}.{ADAPTER}.weight": value
-                for name, value in adapter.items()
-            }
-        return dict(load_model(str(folder / "model"), dtype=torch.float32).state_dict())
-
-    def _network(self) -> PreTrainedModel:
-        model = self._model
-        return cast(
-            PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model
-        )
-
-    def _checkpoint_weights(self) -> dict[str, Tensor]:
-        network = self._network()
-        state = {name: whole(value) for name, value in network.state_dict().items()}
-        return {name: value.cpu() for name, value in checkpoint_weights(network, state).items()}
-
-    def _whole_state(self) -> dict[str, Tensor]:
-        return {name: whole(value).cpu() for name, value in self._model.state_dict().items()}
+        counters = self._files.load(folder)
+        self._updates = int(counters["updates"])
+        self._version = int(counters["policy_version"])
+        self._arithmetic.restore(counters["loss_scales"])
 
 
 def _one_row(token_ids: Sequence[int], first: int) -> Batch:

@@ -20,7 +20,9 @@ from transformers import (
 from transformers.utils import logging
 
 from cotree.grpo.config_model import NewDeepseekModel, NewModel
+from cotree.grpo.mtp import init_projection, turn_last_layer_into_mtp, with_copies
 from cotree.grpo.new_models import new_model_config
+from cotree.grpo.seeds import derive
 
 PAD, EOS = "<pad>", "<eos>"
 VOCABULARY_MULTIPLE = 32
@@ -47,11 +49,18 @@ def create_model(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer(alphabet, max_positions=model.max_positions)
     config = new_model_config(model, tokenizer)
+    has_mtp = isinstance(model, NewDeepseekModel) and model.mtp_layers == 1
+    config.num_hidden_layers += has_mtp
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         network = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config)).float()
     logging.disable_progress_bar()  # one shard of a tiny model
-    network.save_pretrained(folder)
+    state = None
+    if has_mtp:
+        module = turn_last_layer_into_mtp(network)
+        init_projection(module, std=config.initializer_range, seed=derive(seed, "mtp"))
+        state = with_copies(network.state_dict(), layers=model.layers)
+    network.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
 
 

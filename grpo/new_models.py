@@ -68,7 +68,7 @@ def _deepseek_v3(model: NewDeepseekModel, tokenizer: PreTrainedTokenizerFast) ->
         pad_token_id=cast(int, tokenizer.pad_token_id),
         eos_token_id=cast(int, tokenizer.eos_token_id),
         bos_token_id=None,
-        num_mtp_layers=0,  # or vLLM would look for their weights
+        num_mtp_layers=model.mtp_layers,  # transformers' own 1 would have vLLM look for weights
         dtype="float32",
     )
     # transformers knows this router only and does not write what it is. vLLM knows several, and

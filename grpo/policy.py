@@ -7,8 +7,9 @@ The trunk's last hidden state is scored at the trained positions only, chunk by 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cotree.grpo.collate import tensors_of
+from cotree.grpo.config_learner import Mtp
+from cotree.grpo.mtp import DraftingStates, layer_inputs, mtp_hidden
 from cotree.grpo.tree_packing import TreeBatch, pack_trees
 from cotree.grpo.types import Batch
 from cotree.kernels.token_logprobs import token_logprobs
@@ -64,16 +67,7 @@ def policy_logprobs(
         or float64 of a float64 model.
     """
     states = predicting_states(model, batch, packing=packing)
-    logprobs_N, entropy_N = token_logprobs(
-        states.hidden,
-        states.head.weight,
-        batch.token_ids[states.rows, states.columns],
-        bias=states.head.bias,
-        temperature=temperature,
-        chunk_tokens=states.chunk_tokens,
-        logit_scale=states.logit_scale,
-    )
-    return states.placed(logprobs_N, batch), states.placed(entropy_N, batch)
+    return states.logprobs(batch, temperature=temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +85,8 @@ class PredictingStates:
     """[N] int64, of the tokens in the batch."""
     columns: Tensor
     """[N] int64."""
+    drafting: DraftingStates | None = None
+    """What a multi-token prediction module predicts the same tokens from, where it was asked."""
 
     @property
     def chunk_tokens(self) -> int:
@@ -102,38 +98,116 @@ class PredictingStates:
         empty = torch.zeros(batch.mask.shape, dtype=values_N.dtype, device=values_N.device)
         return empty.index_put((self.rows, self.columns), values_N)
 
+    def logprobs(self, batch: Batch, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """What `policy_logprobs` returns."""
+        logprobs_N, entropy_N = token_logprobs(
+            self.hidden,
+            self.head.weight,
+            batch.token_ids[self.rows, self.columns],
+            bias=self.head.bias,
+            temperature=temperature,
+            chunk_tokens=self.chunk_tokens,
+            logit_scale=self.logit_scale,
+        )
+        return self.placed(logprobs_N, batch), self.placed(entropy_N, batch)
+
+    def mtp_scores(self, batch: Batch, *, detached: bool) -> tuple[Tensor, Tensor]:
+        """`Scores.mtp_logprobs` and `Scores.mtp_hits`."""
+        assert self.drafting is not None, "the caller asked for it"
+        return self.drafting.scores(
+            self.head,
+            batch.token_ids,
+            detached=detached,
+            chunk_tokens=self.chunk_tokens,
+            logit_scale=self.logit_scale,
+        )
+
+
+class Scores(NamedTuple):
+    """Of the trained tokens of a batch, each [B, S] and zero elsewhere, log-probabilities in nats.
+
+    What a module does not compute is None.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    divergence: Tensor | None = None
+    """From a teacher; see `grpo.taught_policy`."""
+    mtp_logprobs: Tensor | None = None
+    """Under the multi-token prediction module, from two tokens before, at temperature 1. Zero as
+    well for a trained token that is its row's second, which nothing predicts."""
+    mtp_hits: Tensor | None = None
+    """1.0 where the module's likeliest token is the token. Of tokens that the policy itself drew
+    at temperature 1, the mean is the share of drafts that an engine would accept."""
+
 
 def predicting_states(
-    model: PreTrainedModel | PeftModel, batch: Batch, *, packing: bool
+    model: PreTrainedModel | PeftModel, batch: Batch, *, packing: bool, mtp: Mtp | None = None
 ) -> PredictingStates:
-    """The last hidden states before the trained tokens; arguments as of `policy_logprobs`."""
+    """The last hidden states before the trained tokens.
+
+    Args:
+        model: as of `policy_logprobs`.
+        batch: likewise.
+        packing: likewise.
+        mtp: run the model's multi-token prediction module as well, in the same forward.
+    """
     if bool(batch.mask[:, 0].any()):
         raise ValueError("batch.mask is True at position 0, which has no prediction; prompt it.")
     network = _network(model)
     rows, columns = torch.nonzero(batch.mask, as_tuple=True)
+    drafting: DraftingStates | None = None
     if isinstance(batch, TreeBatch):
+        if mtp is not None:
+            raise ValueError("learner.mtp reads whole rows; set learner.share_prefixes = false.")
         hidden_ND = _tree_hidden(network, batch)(rows, batch.parents[rows, columns])
     else:
-        hidden = _packed_hidden(network, batch) if packing else _padded_hidden(network, batch)
+        hidden, drafts = _row_hidden(network, batch, packing=packing, mtp=mtp)
         hidden_ND = hidden(rows, columns - 1)
-    if torch.is_autocast_enabled(hidden_ND.device.type):
-        # What autocast does to the head's matrix product in the model's own forward.
-        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
+        if drafts is not None:
+            later = columns >= 2
+            drafting = DraftingStates(
+                _for_head(drafts(rows[later], columns[later] - 2)), rows[later], columns[later]
+            )
     head = cast(nn.Linear, network.get_output_embeddings())
-    return PredictingStates(hidden_ND, head, _logit_scale(network.config), rows, columns)
+    scale = _logit_scale(network.config)
+    return PredictingStates(_for_head(hidden_ND), head, scale, rows, columns, drafting)
+
+
+def _for_head(hidden_ND: Tensor) -> Tensor:
+    """What autocast does to the head's matrix product in the model's own forward."""
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        return hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
+    return hidden_ND
 
 
 class Policy(nn.Module):
     """`policy_logprobs` as a module, so that DDP and FSDP2 see one forward per micro-batch."""
 
-    def __init__(self, model: PreTrainedModel | PeftModel, *, packing: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, *, packing: bool, mtp: Mtp | None = None
+    ) -> None:
+        """Takes over the model.
+
+        Args:
+            model: with a multi-token prediction module, where `mtp` is given.
+            packing: see `policy_logprobs`.
+            mtp: how that module is trained. A forward without gradients leaves it out.
+        """
         super().__init__()
         self.model = model
         self.packing = packing
+        self.mtp = mtp
 
-    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-        """[B, S] log-probabilities and entropy; see `policy_logprobs`."""
-        return policy_logprobs(self.model, batch, temperature=temperature, packing=self.packing)
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor] | Scores:
+        """`policy_logprobs`, and with `mtp` the module's scores: `Scores(*result)` has either."""
+        mtp = self.mtp if torch.is_grad_enabled() else None
+        states = predicting_states(self.model, batch, packing=self.packing, mtp=mtp)
+        logprobs, entropy = states.logprobs(batch, temperature=temperature)
+        if mtp is None:
+            return logprobs, entropy
+        scores = states.mtp_scores(batch, detached=mtp.detached)
+        return Scores(logprobs, entropy, None, *scores)
 
 
 class _Hidden:
@@ -147,19 +221,26 @@ class _Hidden:
         return self._states_LD[self._row_starts_B[rows] + columns]
 
 
-def _padded_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
+def _row_hidden(
+    network: PreTrainedModel, batch: Batch, *, packing: bool, mtp: Mtp | None
+) -> tuple[_Hidden, _Hidden | None]:
+    """The last hidden states of whole rows, and those of the multi-token prediction module."""
     num_rows, width = batch.token_ids.shape
-    states = _trunk(network, batch.token_ids)
-    starts = torch.arange(num_rows, device=batch.token_ids.device) * width
-    return _Hidden(states.flatten(0, 1), starts)
-
-
-def _packed_hidden(network: PreTrainedModel, batch: Batch) -> _Hidden:
-    columns = torch.arange(batch.token_ids.shape[1], device=batch.token_ids.device)
-    real = columns < batch.lengths[:, None]
-    position_ids = columns.expand_as(real)[real]
-    states = _trunk(network, batch.token_ids[real][None], position_ids=position_ids[None])
-    return _Hidden(states[0], batch.lengths.cumsum(0) - batch.lengths)
+    columns = torch.arange(width, device=batch.token_ids.device)
+    if packing:
+        real = columns < batch.lengths[:, None]
+        token_ids, position_ids = batch.token_ids[real][None], columns.expand_as(real)[real][None]
+        starts = batch.lengths.cumsum(0) - batch.lengths
+    else:
+        token_ids, position_ids = batch.token_ids, None
+        starts = torch.arange(num_rows, device=batch.token_ids.device) * width
+    with nullcontext({}) if mtp is None else layer_inputs(network) as inputs:
+        states = _trunk(network, token_ids, position_ids=position_ids)
+    hidden = _Hidden(states.flatten(0, 1), starts)
+    if mtp is None:
+        return hidden, None
+    drafts = mtp_hidden(network, states, token_ids, inputs, detached=mtp.detached)
+    return hidden, _Hidden(drafts.flatten(0, 1), starts)
 
 
 def _tree_hidden(network: PreTrainedModel, batch: TreeBatch) -> _Hidden:

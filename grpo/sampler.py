@@ -51,6 +51,7 @@ class Sampler:
                 seed=pipeline.seed,
                 num_gpus=self._gpu_share,
                 revision=self._revision,
+                record_routes=pipeline.train is not None and pipeline.train.rollout.replay_routes,
             )
             starting.callback(self.generators.stop)
             self._actors = starting.pop_all()

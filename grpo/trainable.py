@@ -17,6 +17,8 @@ from cotree.grpo import config
 from cotree.grpo.attention import use_float32_attention
 from cotree.grpo.config_algorithm import Dtype, Optimizer
 from cotree.grpo.config_distill import ResidentTeacher
+from cotree.grpo.config_learner import phases_of
+from cotree.grpo.fp8_layers import Fp8Layers, fp8_layers
 from cotree.grpo.models import load_model
 from cotree.grpo.objective import Objective, Taught, policy_part
 from cotree.grpo.policy import Policy
@@ -65,17 +67,19 @@ def _seeded(seed: int) -> Generator[None]:
 def starting_model(spec: LearnerSpec) -> PreTrainedModel:
     """The model that training starts from, float32; also the reference policy."""
     model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
-    if spec.learner.dtype == "bfloat16" and not torch.cuda.is_available():
+    types = {phase.precision.type for phase in phases_of(spec.learner.precision)}
+    if types != {"float32"} and not torch.cuda.is_available():
         use_float32_attention(model)
     return model
 
 
-def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
-    """The starting model without dropout, with adapters when asked for.
+def trainable_model(spec: LearnerSpec) -> tuple[PreTrainedModel | PeftModel, Fp8Layers]:
+    """The starting model without dropout, with adapters when asked for, and what can be in FP8.
 
     Dropout would make the log-probabilities of training differ from those that were sampled.
     """
     model = starting_model(spec)
+    layers = fp8_layers(model, spec.learner.precision)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -86,7 +90,7 @@ def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     lora = spec.learner.lora
     if lora is None:
-        return model
+        return model, layers
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     settings = LoraConfig(
         r=lora.rank,
@@ -97,7 +101,7 @@ def trainable_model(spec: LearnerSpec) -> PreTrainedModel | PeftModel:
         task_type="CAUSAL_LM",
     )
     with _seeded(derive(spec.seed, "lora")):
-        return cast(PeftModel, get_peft_model(model, settings))
+        return cast(PeftModel, get_peft_model(model, settings)), layers
 
 
 def trained_policy(

@@ -7,7 +7,7 @@ S tokens of prompt and completion together, T completion tokens, V vocabulary, D
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cotree.rewards.types import Problem, Reward, Ungraded
@@ -22,6 +22,7 @@ __all__ = [
     "Problem",
     "PromptTokens",
     "Rollout",
+    "Routes",
     "SampleRequest",
     "Segment",
     "Stats",
@@ -80,6 +81,19 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Routes:
+    """The experts that an engine chose for each token of a prompt and its completion."""
+
+    layers: int
+    """Layers with experts."""
+    per_token: int
+    """Experts of a token in one layer (k)."""
+    ids: str
+    """Base64 of little-endian uint16 [T, layers, k]: the T tokens from the first of the prompt to
+    the last but one of the completion, which are those that the engine computed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """Sampled tokens, their log-probabilities in nats, and who sampled them."""
 
@@ -97,6 +111,8 @@ class Completion:
     segments: tuple[Segment, ...] = ()
     """The nodes of the rollout tree that the tokens belong to, in order: completions of a group
     with the same node share all tokens up to its end. Empty: sampled alone."""
+    routes: Routes | None = None
+    """Where the engine was told to record them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +155,8 @@ class Batch:
     partition of the batch gives the whole step's loss; see `grpo.collate.token_weights`."""
     num_tokens: int
     """Trained tokens in the whole step."""
+    routes: Tensor | None = field(default=None, kw_only=True)
+    """[B, S, layers, k] int16: experts that a token goes to; -1 where the model chooses."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FLOAT32_SUFFIXES = (".e_score_correction_bias",)
+"""Ends of the names of tensors that are float32 whatever the engine's dtype is.
+
+The bias on a router's choice of experts: vLLM and transformers hold it so. In bfloat16 a bias of
+0.5 would not see the steps of 0.001 that balance the experts, and other experts would be chosen.
+"""
+
 
 class WeightSyncError(RuntimeError):
     """The live engine does not compute with the weights it was sent. The run must stop."""
@@ -27,7 +34,7 @@ class WeightUpdate:
     version: int
     """Optimizer steps taken; 0 is the model the run started from."""
     tensors: dict[str, Tensor]
-    """CPU tensors in the engine's dtype by their Hugging Face checkpoint name. A tied `lm_head` is
+    """CPU tensors in `carried_dtype` by their Hugging Face checkpoint name. A tied `lm_head` is
     omitted, as in a checkpoint."""
     digests: dict[str, str]
     """`digest` of each tensor, taken by the learner."""
@@ -69,10 +76,15 @@ class SyncProof:
     seconds: float
 
 
+def carried_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """In which dtype the weight `name` travels to an engine of `dtype`, and is digested."""
+    return torch.float32 if name.endswith(FLOAT32_SUFFIXES) else dtype
+
+
 def make_update(
     named: Iterable[tuple[str, Tensor]], *, version: int, dtype: torch.dtype
 ) -> WeightUpdate:
-    """Returns the update that carries `named` in the engine's dtype.
+    """Returns the update that carries `named` in the engine's dtype (see `carried_dtype`).
 
     Values below the dtype's smallest normal number (1.2e-38 for both), and -0.0, become +0.0:
     matrix kernels flush them, so no engine could prove to hold them.
@@ -91,11 +103,12 @@ def make_update(
         if name in tensors:
             raise ValueError(f"weight {name!r} comes twice; each tensor must have its own name.")
         # A copy, always: the optimizer goes on changing the learner's own tensor in place.
-        value = tensor.detach().to(device="cpu", dtype=dtype, copy=True).contiguous()
+        value = tensor.detach().to("cpu", carried_dtype(name, dtype), copy=True).contiguous()
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
-                f"weight {name!r} of policy v{version} is not finite in {dtype}: the last update "
-                "diverged. Lower the learning rate or max_grad_norm and resume from a checkpoint."
+                f"weight {name!r} of policy v{version} is not finite in {value.dtype}: the last "
+                "update diverged. Lower the learning rate or max_grad_norm and resume from a "
+                "checkpoint."
             )
         tensors[name] = value.masked_fill_(value.abs() < smallest, 0.0)
     return WeightUpdate(version, tensors, {name: digest(t) for name, t in tensors.items()})

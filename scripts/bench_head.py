@@ -3,15 +3,19 @@
 
     python scripts/bench_head.py --json head.json
     python scripts/bench_head.py --device cpu --tokens 512 --widths 256 --repetitions 3
+    python scripts/bench_head.py --paths naive token_logprobs --hidden float32 --frozen \
+        --tokens 2048 --chunk-tokens 441 220 110
 
 naive          logits of all tokens, log_softmax in float32: log-probabilities and entropy
+plain          the same without the entropy, which half its memory is for
 cross_entropy  logits of all tokens, torch's cross_entropy in float32: log-probabilities alone
 linear_ce      torch's linear_cross_entropy, in chunks, where this torch has it: the same
 token_logprobs kernels/token_logprobs.py: log-probabilities and entropy
 divergence     kernels/chunked_head.py as a taught policy uses it: log-probabilities, entropy and
                forward_kl from a teacher's 64 likeliest tokens
 
-Hidden states are bfloat16, the head float32 (master weights) or bfloat16; both get a gradient.
+Hidden states are bfloat16 unless said otherwise, the head float32 (master weights) or bfloat16;
+both get a gradient, or with --frozen the hidden states alone.
 Times are medians: by CUDA events on a GPU, by the clock on a CPU. "Peak" is memory over what was
 there before the pass, gradients included; "work" is without the gradients, which any path needs.
 On a GPU it is what torch allocated, on a CPU the process's resident size, whose peak Linux resets
@@ -20,6 +24,7 @@ on request. A path that does not fit is said to be out of memory.
 
 import argparse
 import ctypes
+import itertools
 import json
 import platform
 import statistics
@@ -42,7 +47,8 @@ from cotree.kernels.token_logprobs import token_logprobs
 TOP = 64
 MIB = 1 << 20
 HEADING = (
-    f"{'N':>6} {'D':>5} {'weights':>8} {'path':<14} {'ms':>10} {'peak MiB':>10} {'work MiB':>10}"
+    f"{'N':>6} {'D':>5} {'hidden':>8} {'weights':>8} {'path':<14} {'chunk':>6} {'ms':>10} "
+    f"{'peak MiB':>10} {'work MiB':>10}"
 )
 
 
@@ -64,7 +70,9 @@ class Row:
     tokens: int
     width: int
     vocabulary: int
+    hidden: str
     weights: str
+    trained: bool
     chunk_tokens: int | None
     seconds: float | None
     peak_bytes: int | None
@@ -76,6 +84,11 @@ def naive(head: Head) -> Tensor:
     log_p = torch.log_softmax(logits, -1)
     chosen = log_p.gather(-1, head.targets[:, None])[:, 0]
     return (chosen - (log_p.exp() * log_p).sum(-1)).sum()
+
+
+def plain(head: Head) -> Tensor:
+    logits = functional.linear(head.hidden, head.weight.to(head.hidden.dtype)).float()
+    return torch.log_softmax(logits, -1).gather(-1, head.targets[:, None]).sum()
 
 
 def cross_entropy(head: Head) -> Tensor:
@@ -115,10 +128,11 @@ def taught(head: Head, *, chunk_tokens: int) -> Tensor:
     return torch.stack(results).sum()
 
 
-def paths(chunk_tokens: int) -> dict[str, tuple[Callable[[Head], Tensor], int | None]]:
+def available_paths(chunk_tokens: int) -> dict[str, tuple[Callable[[Head], Tensor], int | None]]:
     """Name -> the pass and the tokens of its chunks, if it has any."""
     found: dict[str, tuple[Callable[[Head], Tensor], int | None]] = {
         "naive": (naive, None),
+        "plain": (plain, None),
         "cross_entropy": (cross_entropy, None),
         "token_logprobs": (partial(chunked, chunk_tokens=chunk_tokens), chunk_tokens),
         "divergence": (partial(taught, chunk_tokens=chunk_tokens), chunk_tokens),
@@ -128,15 +142,19 @@ def paths(chunk_tokens: int) -> dict[str, tuple[Callable[[Head], Tensor], int | 
     return found
 
 
-def inputs(device: str, *, tokens: int, width: int, vocabulary: int, weights: torch.dtype) -> Head:
+def inputs(
+    device: str, *, tokens: int, width: int, vocabulary: int, dtypes: tuple[str, str], trained: bool
+) -> Head:
+    """Random ones; `dtypes` are the hidden states' and the weight's."""
+    hidden_dtype, weight_dtype = (getattr(torch, name) for name in dtypes)
     generator = torch.Generator(device).manual_seed(0)
     hidden = torch.randn(tokens, width, generator=generator, device=device)
     weight = torch.randn(vocabulary, width, generator=generator, device=device) / width**0.5
     first = torch.randint(0, vocabulary // TOP, (tokens, TOP), generator=generator, device=device)
     teacher = torch.randn(tokens, TOP + 1, generator=generator, device=device)
     return Head(
-        hidden.bfloat16().requires_grad_(),
-        weight.to(weights).requires_grad_(),
+        hidden.to(hidden_dtype).requires_grad_(),
+        weight.to(weight_dtype).requires_grad_(trained),
         torch.randint(0, vocabulary, (tokens,), generator=generator, device=device),
         first + torch.arange(TOP, device=device) * (vocabulary // TOP),  # disjoint
         torch.log_softmax(teacher, -1),
@@ -167,8 +185,12 @@ def peak(device: str) -> int:
     return resident("VmHWM")
 
 
+def leaves(head: Head) -> list[Tensor]:
+    return [leaf for leaf in (head.hidden, head.weight) if leaf.requires_grad]
+
+
 def one_pass(function: Callable[[Head], Tensor], head: Head) -> None:
-    torch.autograd.grad(function(head), (head.hidden, head.weight))
+    torch.autograd.grad(function(head), leaves(head))
 
 
 def median_seconds(run: Callable[[], None], device: str, repetitions: int) -> float:
@@ -192,7 +214,7 @@ def measured(
     function: Callable[[Head], Tensor], head: Head, device: str, repetitions: int
 ) -> tuple[float | None, int | None, int | None]:
     """Median seconds, peak and working bytes of a forward and a backward pass."""
-    results = head.hidden.nbytes + head.weight.nbytes
+    results = sum(leaf.nbytes for leaf in leaves(head))
     run = partial(one_pass, function, head)
     try:
         run()  # the matrix products' workspace, compiled kernels
@@ -206,45 +228,64 @@ def measured(
 
 
 def shown(row: Row) -> str:
-    size = f"{row.tokens:>6} {row.width:>5} {row.weights:>8} {row.path:<14}"
+    size = (
+        f"{row.tokens:>6} {row.width:>5} {row.hidden:>8} {row.weights:>8} {row.path:<14} "
+        f"{row.chunk_tokens or '-':>6}"
+    )
     if row.seconds is None or row.peak_bytes is None or row.work_bytes is None:
         return f"{size} out of memory"
     memory = f"{row.peak_bytes / MIB:>10.0f} {row.work_bytes / MIB:>10.0f}"
     return f"{size} {1000 * row.seconds:>10.2f} {memory}"
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
+    parser.add_argument("--paths", nargs="+", choices=list(available_paths(1)), help="default: all")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 16384], help="N")
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 4096], help="D")
     parser.add_argument("--vocabulary", type=int, default=151_936, help="V")
+    dtypes = {"nargs": "+", "choices": ["float32", "bfloat16"]}
+    parser.add_argument("--hidden", **dtypes, default=["bfloat16"])
+    parser.add_argument("--weights", **dtypes, default=["float32", "bfloat16"])
+    parser.add_argument("--frozen", action="store_true", help="the head gets no gradient")
     parser.add_argument(
-        "--weights", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"]
+        "--chunk-tokens", type=int, nargs="+", help="default: as the learner chooses them"
     )
-    parser.add_argument("--chunk-tokens", type=int, help="default: as the learner chooses them")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "CPU"
-    chunk_tokens = given.chunk_tokens or max(1, CHUNK_LOGITS // given.vocabulary)
-    print(f"{name}, torch {torch.__version__}, V = {given.vocabulary}, chunks of {chunk_tokens}")
+    chunks = given.chunk_tokens or [max(1, CHUNK_LOGITS // given.vocabulary)]
+    print(f"{name}, torch {torch.__version__}, V = {given.vocabulary}, chunks of {chunks}")
     print(HEADING)
     rows: list[Row] = []
-    sizes = [(n, d, w) for n in given.tokens for d in given.widths for w in given.weights]
-    for tokens, width, weights in sizes:
+    for tokens, width, hidden, weights in itertools.product(
+        given.tokens, given.widths, given.hidden, given.weights
+    ):
         head = inputs(
             device,
             tokens=tokens,
             width=width,
             vocabulary=given.vocabulary,
-            weights=getattr(torch, weights),
+            dtypes=(hidden, weights),
+            trained=not given.frozen,
         )
-        for path, (function, chunk) in paths(chunk_tokens).items():
-            got = measured(function, head, device, given.repetitions)
-            rows.append(Row(path, tokens, width, given.vocabulary, weights, chunk, *got))
-            print(shown(rows[-1]), flush=True)
+        done: set[tuple[str, int | None]] = set()  # a path without chunks runs once
+        for chunk_tokens in chunks:
+            for path, (function, chunk) in available_paths(chunk_tokens).items():
+                if (path, chunk) in done or path not in (given.paths or [path]):
+                    continue
+                done.add((path, chunk))
+                size = (tokens, width, given.vocabulary, hidden, weights, not given.frozen)
+                got = measured(function, head, device, given.repetitions)
+                rows.append(Row(path, *size, chunk, *got))
+                print(shown(rows[-1]), flush=True)
     if given.json:
         report = {
             "device": name,

@@ -55,7 +55,7 @@ def our_steps(order: Order, steps: Sequence[Sequence[Text]], folder: Path) -> Re
         LearnerSpec(
             model_path=order.model,
             learner=config.Learner(
-                dtype="float32",
+                precision=config.Float32(),
                 threads=order.threads,
                 micro_batch_tokens=order.micro_batch_tokens,
             ),

@@ -25,7 +25,10 @@ FOREIGN = {
     "rewards": {"math_verify", "mpmath", "sympy"},
     "search": set[str](),
 }
-CONFIG_PARTS = ("", "_algorithm", "_distill", "_evaluation", "_model", "_search", "_traces")
+CONFIG_PARTS = (
+    *("", "_algorithm", "_distill", "_evaluation", "_generator"),
+    *("_learner", "_model", "_search", "_traces"),
+)
 CONFIG = {f"cotree.grpo.config{part}" for part in CONFIG_PARTS}
 TYPES = {"cotree.grpo.types", "cotree.rewards.types"}
 MATHS = ("advantage", "tree_advantage", "loss", "kl", "divergence", "filter", "collate")

@@ -43,7 +43,7 @@ def make_spec(
 ) -> LearnerSpec:
     return LearnerSpec(
         model_path=str(model),
-        learner=config.Learner(dtype=dtype, **learner),
+        learner=config.Learner.model_validate({"precision": {"type": dtype}, **learner}),
         optimizer=OPTIMIZER,
         total_updates=10,
         objective=train or train_config(),

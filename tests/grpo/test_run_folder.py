@@ -212,7 +212,7 @@ def test_a_corpus_of_another_stage_is_none_of_a_distillation(tmp_path: Path):
         ("sft.sequences_per_step=4", r"sft\.sequences_per_step"),
         ("task.largest=30", r"task\.largest: 20 there, 30 now"),
         ("seed=3", "seed: 0 there, 3 now"),
-        ("learner.dtype=float32", r"learner\.dtype"),
+        ("learner.precision.type=float32", r"learner\.precision\.type"),
         ("rewards.0.weight=2.0", "rewards"),
         ("train.prompts_per_step=4", None),
         ("evaluate.num_problems=7", None),

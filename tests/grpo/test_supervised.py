@@ -36,7 +36,7 @@ def _pipeline(folder: Path, *, num_steps: int = 4, max_positions: int = 128) -> 
                 "num_train": 40,
                 "num_test": 8,
             },
-            "learner": {"dtype": "float32", "micro_batch_tokens": 512},
+            "learner": {"precision": {"type": "float32"}, "micro_batch_tokens": 512},
             "sft": {
                 "traces": {"type": "generated"},
                 "num_steps": num_steps,

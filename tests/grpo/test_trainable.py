@@ -65,7 +65,7 @@ def test_a_process_repeats_its_results_on_the_threads_it_was_given():
 
 def test_training_starts_from_the_model_in_float32_without_dropout(tiny_model: Path):
     # Weights are those of the file; only the mode differs.
-    model = trainable_model(spec(tiny_model, "sft"))
+    model, _ = trainable_model(spec(tiny_model, "sft"))
     start = starting_model(spec(tiny_model, "sft"))
     assert model.training
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
@@ -76,7 +76,7 @@ def test_training_starts_from_the_model_in_float32_without_dropout(tiny_model: P
 
 def test_adapters_are_a_function_of_the_seed(tiny_model: Path):
     one, same, other = (
-        trainable_model(replace(spec(tiny_model, "sft", lora=LORA), seed=seed))
+        trainable_model(replace(spec(tiny_model, "sft", lora=LORA), seed=seed))[0]
         for seed in (0, 0, 1)
     )
     assert isinstance(one, PeftModel)

@@ -52,6 +52,17 @@ def test_an_update_survives_the_way_to_another_process(dtype: torch.dtype):
     assert arrived.digests == update.digests
 
 
+def test_a_routers_bias_travels_in_float32_to_an_engine_of_bfloat16():
+    # 0.501 has no bfloat16: its neighbours are 0.5 and 0.50390625.
+    bias = torch.tensor([0.501, -0.0])
+    names = ("model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.1.mlp.gate.weight")
+    update = make_update([(name, bias) for name in names], version=0, dtype=torch.bfloat16)
+    assert [t.dtype for t in update.tensors.values()] == [torch.float32, torch.bfloat16]
+    assert update.digests[names[0]] == digest(torch.tensor([0.501, 0.0]))
+    arrived = pickle.loads(pickle.dumps(update, protocol=5))
+    assert arrived.tensors[names[0]].tolist() == update.tensors[names[0]].tolist()
+
+
 def test_a_diverged_weight_is_not_sent():
     with pytest.raises(ValueError, match=r"'w' of policy v4 is not finite.*learning rate"):
         make_update([("w", torch.tensor([1.0, float("nan")]))], version=4, dtype=torch.bfloat16)

@@ -1,0 +1,132 @@
+"""`cotree kernels`: what each kernel runs on here, what FP8 would cost a model, what compiles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from cotree.grpo.cli_boundary import Debug, Json, boundary
+
+if TYPE_CHECKING:
+    from cotree.grpo.precision_preview.preview import LossGap, Preview
+
+kernels_app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+_SHOWN = 20
+"""Layers in the table; --json has all."""
+
+Precision = Literal["fp8_block", "fp8_tensorwise", "fp8_rowwise"]
+
+
+@kernels_app.command()
+def status(json_lines: Json = False, debug: Debug = False) -> None:
+    """Which implementation each kernel uses on this machine, and why."""
+    with boundary(debug=debug, resumable=False):
+        from cotree.kernels import dispatch
+
+        found = dispatch.status()
+        if json_lines:
+            typer.echo(json.dumps([asdict(choice) for choice in found]))
+            return
+        table = Table("kernel", "runs on", "because")
+        for choice in found:
+            table.add_row(choice.op, choice.backend, choice.reason)
+        Console().print(table)
+
+
+@kernels_app.command()
+def preview(
+    model: Annotated[str, typer.Argument(help="Folder or hub name.", show_default=False)],
+    precision: Annotated[Precision, typer.Option(help="What to compare with bfloat16.")] = (
+        "fp8_block"
+    ),
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Texts: .jsonl or .parquet with `text`, or a text a line."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of a batch, about.")] = 1024,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps to compare; 0: the model as it is.")
+    ] = 20,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of those steps.")] = 1e-5,
+    json_lines: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measures what training in FP8 would cost a model: errors by layer, underflow, loss gap.
+
+    Without --texts it reads worked arithmetic. The numbers are those of a GPU's tensor cores as
+    far as bytes go: quantised values are the same to the bit, sums differ in the last places.
+    """
+    with boundary(debug=debug, resumable=False):
+        from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
+        from cotree.grpo.precision_preview import preview as measure
+
+        settings = Fp8Block() if precision == "fp8_block" else Fp8Scaled(type=precision)
+        found = measure.preview(
+            model,
+            measure.texts_of(model, texts, longest=tokens),
+            precision=settings,
+            tokens=tokens,
+            steps=steps,
+            learning_rate=learning_rate,
+            tell=lambda line: typer.echo(line, err=True),
+        )
+        if json_lines:
+            typer.echo(json.dumps({"model": model, "precision": precision, **asdict(found)}))
+        else:
+            _show(found, precision)
+
+
+@kernels_app.command(name="compile")
+def compile_all(
+    only: Annotated[str, typer.Option(help="Part of the names of those to compile.")] = "",
+    debug: Debug = False,
+) -> None:
+    """Compiles the Triton kernels for Hopper and Blackwell, without a GPU: registers and spills."""
+    with boundary(debug=debug, resumable=False):
+        from cotree.kernels import aot
+
+        raise typer.Exit(aot.main(["--only", only] if only else []))
+
+
+def _show(found: Preview, precision: str) -> None:
+    console = Console()
+    table = Table(
+        Column("layer", no_wrap=True),
+        *("output", "dx", "dw", "bf16", "x to 0", "w to 0", "dy to 0"),
+        title=f"{precision}: relative errors against float32, and values that underflow",
+    )
+    worst = sorted(found.layers, key=lambda layer: layer.low.output, reverse=True)
+    for layer in worst[:_SHOWN]:
+        low = layer.low
+        table.add_row(
+            layer.name.removeprefix("model.layers."),
+            *(f"{error:.2%}" for error in (low.output, low.input_grad, low.weight_grad)),
+            f"{layer.bfloat16.output:.2%}",
+            *(
+                f"{share:.2%}"
+                for share in (layer.input_underflow, layer.weight_underflow, layer.grad_underflow)
+            ),
+        )
+    console.print(table)
+    if len(worst) > _SHOWN:
+        console.print(f"The {_SHOWN} worst of {len(worst)} layers; --json has all.")
+    console.print(f"loss of the model as it is ({found.tokens} tokens): {_gap(found.loss)}")
+    if found.trained is not None and found.largest_step_gap is not None:
+        from cotree.grpo.precision_preview.preview import LOSS_GAP_BOUND
+
+        console.print(
+            f"loss while training (later half): {_gap(found.trained)}; largest of a step "
+            f"{found.largest_step_gap:.3%}; DeepSeek-V3 kept it below {LOSS_GAP_BOUND:.2%}"
+        )
+
+
+def _gap(gap: LossGap) -> str:
+    low = f"{gap.low:.4f} in the low precision"
+    return f"{gap.bfloat16:.4f} nats in bfloat16, {low} ({gap.relative:+.3%})"

@@ -1,0 +1,1 @@
+"""Checkpoints for serving in low precision, and with more or fewer experts."""

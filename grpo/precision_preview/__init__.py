@@ -1,0 +1,1 @@
+"""What a low precision would do to a model, measured before a run or a GPU is paid for."""

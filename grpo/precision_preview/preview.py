@@ -1,0 +1,214 @@
+"""What training in FP8 would cost a model in accuracy: by layer, in its loss, and over some steps.
+
+Everything runs through the learner that trains, on a CPU as on a GPU.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.utils import logging
+
+from cotree.grpo import arithmetic
+from cotree.grpo.config import ArithmeticTask, BFloat16, Learner
+from cotree.grpo.config_algorithm import Optimizer
+from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
+from cotree.grpo.config_traces import GeneratedTraces
+from cotree.grpo.fp8_layers import fp8_layers
+from cotree.grpo.learner import Learner as TrainingLearner
+from cotree.grpo.models import encode_checked, load_model
+from cotree.grpo.policy import policy_logprobs, to_device
+from cotree.grpo.precision_preview.layer_errors import LayerErrors, LayerProbe
+from cotree.grpo.rows import records, text_of
+from cotree.grpo.seeds import derive
+from cotree.grpo.supervised import Example, sft_batch
+from cotree.grpo.tokens import load_tokenizer
+from cotree.grpo.trainable import LearnerSpec
+from cotree.grpo.types import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LOSS_GAP_BOUND = 0.0025
+"""DeepSeek-V3 stayed below this relative gap over a whole training. arXiv:2412.19437, sec. 3.3."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossGap:
+    """A loss in bfloat16 and in the low precision, nats a token."""
+
+    bfloat16: float
+    low: float
+
+    @property
+    def relative(self) -> float:
+        """(low - bfloat16) / bfloat16."""
+        return (self.low - self.bfloat16) / self.bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What was measured."""
+
+    tokens: int
+    """In the pass that the layers and the first loss were measured on."""
+    layers: tuple[LayerErrors, ...]
+    loss: LossGap
+    """Of the model as it is."""
+    trained: LossGap | None
+    """Mean over the last half of the steps that were trained in either precision."""
+    largest_step_gap: float | None
+    """The largest relative gap of a single step's loss, without its sign."""
+
+
+def preview(
+    model: str,
+    texts: Sequence[tuple[int, ...]],
+    *,
+    precision: Fp8Block | Fp8Scaled,
+    tokens: int,
+    steps: int,
+    learning_rate: float,
+    tell: Callable[[str], None],
+) -> Preview:
+    """Measures a model on texts.
+
+    Args:
+        model: path or hub name.
+        texts: token ids, two or more each.
+        precision: what to compare with bfloat16.
+        tokens: of one batch, about.
+        steps: optimizer steps to train in either precision; 0 trains nothing.
+        learning_rate: of AdamW.
+        tell: called with a line about what comes next.
+
+    Raises:
+        ValueError: there are not enough texts for one batch.
+    """
+    logging.disable_progress_bar()
+    batches = _batches(texts, tokens=tokens, count=max(1, steps))
+    tell(f"layers: one pass over {int(batches[0].lengths.sum())} tokens")
+    layers, loss = _layers_and_loss(model, batches[0], precision)
+    if steps == 0:
+        return Preview(int(batches[0].lengths.sum()), layers, loss, None, None)
+    curves: list[list[float]] = []
+    for arithmetic_type in (BFloat16(), precision):
+        tell(f"training: {steps} steps in {arithmetic_type.type}")
+        curves.append(_losses(model, batches, arithmetic_type, steps, learning_rate))
+    late = slice(steps // 2, None)
+    means = [sum(curve[late]) / len(curve[late]) for curve in curves]
+    gaps = [abs(low - high) / high for high, low in zip(*curves, strict=True)]
+    tokens_seen = int(batches[0].lengths.sum())
+    return Preview(tokens_seen, layers, loss, LossGap(*means), max(gaps))
+
+
+def _layers_and_loss(
+    path: str, batch: Batch, precision: Fp8Block | Fp8Scaled
+) -> tuple[tuple[LayerErrors, ...], LossGap]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(path, dtype=torch.float32)
+    layers = fp8_layers(model, precision)
+    model.to(device).eval()  # pyright: ignore[reportArgumentType] - transformers wraps `to`
+    batch = to_device(batch, device)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            logprobs, _ = policy_logprobs(model, batch, temperature=1.0, packing=False)
+        return -(logprobs * batch.weights).sum()
+
+    layers.use(precision)
+    with torch.no_grad():
+        low = float(loss())
+    layers.use(BFloat16())
+    probe = LayerProbe(layers)
+    high = loss()
+    high.backward()
+    probe.close()
+    model.zero_grad()
+    return tuple(probe.errors(precision)), LossGap(float(high.detach()), low)
+
+
+def _losses(
+    path: str,
+    batches: Sequence[Batch],
+    precision: BFloat16 | Fp8Block | Fp8Scaled,
+    steps: int,
+    learning_rate: float,
+) -> list[float]:
+    spec = LearnerSpec(
+        model_path=path,
+        learner=Learner(precision=precision, threads=torch.get_num_threads()),
+        optimizer=Optimizer(learning_rate=learning_rate, warmup_steps=min(10, steps // 4)),
+        total_updates=steps,
+        objective="sft",
+        seed=0,
+    )
+    learner = TrainingLearner(spec)
+    return [learner.step(batches[step % len(batches)])["loss"] for step in range(steps)]
+
+
+def _batches(texts: Sequence[tuple[int, ...]], *, tokens: int, count: int) -> list[Batch]:
+    """Up to `count` batches of about `tokens` tokens, in the order of the texts."""
+    batches: list[Batch] = []
+    rest = iter(texts)
+    while len(batches) < count:
+        rows: list[Example] = []
+        size = 0
+        while size < tokens and (ids := next(rest, None)) is not None:
+            rows.append(Example(ids[:1], ids[1:]))
+            size += len(ids)
+        if size < tokens and batches:
+            break
+        if not rows:
+            raise ValueError("there is no text of two tokens or more; give others with --texts.")
+        batches.append(sft_batch(rows))
+    return batches
+
+
+# --- texts -----------------------------------------------------------------------------------
+
+
+def texts_of(
+    path: str, source: Path | None, *, longest: int, count: int = 4096
+) -> list[tuple[int, ...]]:
+    """Texts as the model's tokens, cut at `longest`; without a source, worked arithmetic.
+
+    Args:
+        path: of the model.
+        source: a .jsonl or .parquet file with a field `text`, or any other file, a text a line.
+        longest: tokens.
+        count: texts at most.
+    """
+    tokenizer = load_tokenizer(path, revision=None)
+    found = islice(_written(source, count) if source else _solutions(count), count)
+    encoded = (_encoded(tokenizer, text)[:longest] for text in found)
+    return [ids for ids in encoded if len(ids) >= 2]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    return tuple(encode_checked(tokenizer, text))
+
+
+def _written(source: Path, count: int) -> list[str]:
+    if source.suffix in (".jsonl", ".parquet"):
+        rows = islice(records(str(source)), count)
+        return [text_of(row, "text", f"{source}, row {number}") for number, row in rows]
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def _solutions(count: int) -> list[str]:
+    task, traces = ArithmeticTask(type="arithmetic"), GeneratedTraces(type="generated")
+    rng = random.Random(derive(0, "preview"))
+    found = arithmetic.questions(task, "train", count=count)
+    return [
+        f"{question.text}\n"
+        + arithmetic.worked_solution(question.text, traces, largest=task.largest, rng=rng)
+        for question in found
+    ]
