@@ -36,9 +36,7 @@ _COUNTERS = {
 }
 
 
-def speculative_options(
-    speculation: Speculation | None, *, revision: str | None
-) -> dict[str, Any]:
+def speculative_options(speculation: Speculation | None, *, revision: str | None) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM`, besides those of `grpo.engine_options`.
 
     Args:

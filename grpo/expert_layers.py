@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 _NAME = "cotree_grouped"
 _SCALES = "fp8_scales"
 """The attribute of a module of experts that says how it multiplies."""
-_LAYOUT = {"has_gate": True, "has_bias": False, "is_transposed": False, "_is_expert_parallel": False}
+_LAYOUT = {
+    "has_gate": True,
+    "has_bias": False,
+    "is_transposed": False,
+    "_is_expert_parallel": False,
+}
 """What transformers notes about experts with gate_up_proj [E, 2 F, D] and down_proj [E, D, F]."""
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from cotree.grpo.types import Batch
 from cotree.kernels.routing import Routed, route, sequence_balance_loss
 
+
 def _biased_groups(router: Any) -> dict[str, Any]:  # noqa: ANN401 (every architecture has its own class)
     return {
         "scoring": "sigmoid",
@@ -234,4 +235,3 @@ def _of_tokens(values: Tensor, batch: Batch, num_tokens: int) -> Tensor:
             f"{tuple(batch.token_ids.shape)} places; give `replaying` the batch of that forward."
         )
     return packed
-

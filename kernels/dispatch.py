@@ -30,6 +30,7 @@ OPS = (
     "matmul_tiles",
     "grouped_matmul",
     "grouped_weight_gradient",
+    "token_logprobs",
 )
 """What `backend` may be asked for."""
 CUDA_MODULES = {

@@ -76,7 +76,7 @@ class _Dispatch(torch.autograd.Function):
         places: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(places)
-        return x[pairs // places.shape[1]]
+        return x.index_select(0, pairs // places.shape[1])
 
     @staticmethod
     @once_differentiable
@@ -107,7 +107,7 @@ class _Combine(torch.autograd.Function):
         grad: Tensor,
     ) -> tuple[Tensor, Tensor, None, None]:
         values, weights, pairs, places = ctx.saved_tensors
-        grad_pairs = grad[pairs // places.shape[1]]
+        grad_pairs = grad.index_select(0, pairs // places.shape[1])
         grad_weights = (grad_pairs * values).sum(-1)[places]
         grad_values = grad_pairs * weights.flatten()[pairs, None]
         return grad_values.to(values.dtype), grad_weights.to(weights.dtype), None, None
@@ -119,6 +119,6 @@ def _summed(values: Tensor, weights: Tensor | None, places: Tensor) -> Tensor:
     total = torch.zeros((len(places), values.shape[1]), dtype=dtype, device=values.device)
     # One of k at a time: all at once would hold a float32 copy of every pair.
     for place in range(places.shape[1]):
-        part = values[places[:, place]].to(dtype)
-        total += part if weights is None else part * weights[:, place, None]
+        part = values.index_select(0, places[:, place])
+        total += part if weights is None else part * weights[:, place, None].to(dtype)
     return total

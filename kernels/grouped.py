@@ -110,9 +110,7 @@ def grouped_matmul(
     if backend("grouped_matmul", a) == "triton":
         from cotree.kernels import triton_grouped  # noqa: PLC0415 - needs triton
 
-        return triton_grouped.grouped_matmul(
-            a, a_scales, b, b_scales, offsets, out_dtype=out_dtype
-        )
+        return triton_grouped.grouped_matmul(a, a_scales, b, b_scales, offsets, out_dtype=out_dtype)
     out = a.new_empty((len(a), b.shape[1]), dtype=out_dtype)
     for expert, rows in _groups(offsets):
         out[rows] = fp8.matmul(

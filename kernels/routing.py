@@ -108,9 +108,7 @@ def check_forced(forced: Tensor, *, num_tokens: int, num_experts: int, top_k: in
         )
 
 
-def sequence_balance_loss(
-    scores: Tensor, ids: Tensor, sequence: Tensor, weights: Tensor
-) -> Tensor:
+def sequence_balance_loss(scores: Tensor, ids: Tensor, sequence: Tensor, weights: Tensor) -> Tensor:
     """The loss that evens out experts within each sequence; lower is more even.
 
         f_i  = E / (k T) * (tokens of the sequence with expert i among their ids)

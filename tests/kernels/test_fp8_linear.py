@@ -4,6 +4,7 @@ import pytest
 import torch
 from fp8_cases import SCALES, gap
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cotree.kernels import fp8
 
@@ -99,6 +100,7 @@ def test_the_dtypes_are_those_of_linear(dtype):
     y = fp8.block_linear(x, weight, bias, scales="pow2")
     y.backward(upstream(dtype))
     assert y.dtype == dtype
+    assert gap(bias.grad, upstream(dtype).double().sum(0)) <= 1e-6  # not rounded to bfloat16
     assert [leaf.grad.dtype for leaf in (x, weight, bias)] == [dtype, torch.float32, torch.float32]
 
 
@@ -163,6 +165,25 @@ INPUT = [(torch.float8_e4m3fn, (K, M)), (torch.float32, (K, 2))]
 def test_only_bytes_that_a_gradient_needs_are_saved(x_trains, weight_trains, expected):
     x, weight, _ = leaves()
     assert saved(x.requires_grad_(x_trains), weight.requires_grad_(weight_trains)) == expected
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts to e4m3 inside its context."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.count += kwargs.get("dtype") == torch.float8_e4m3fn
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [(True, 3), (False, 2)])
+def test_without_a_backward_pass_nothing_is_quantised_for_it(recorded, expected):
+    x, weight, _ = leaves()
+    with torch.set_grad_enabled(recorded), Casts() as casts:
+        fp8.block_linear(x, weight, None, scales="pow2")
+    assert casts.count == expected  # the input, the weight, and the input along the tokens
 
 
 @pytest.mark.parametrize("trained", [0, 1, 2])

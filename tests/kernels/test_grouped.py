@@ -203,9 +203,7 @@ def test_fp8_experts_are_one_fp8_layer_each(
 
     def one_by_one(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         rows = _experts(offsets)
-        parts = [
-            fp8.block_linear(x[s], weight[e], None, scales=scales) for e, s in enumerate(rows)
-        ]
+        parts = [fp8.block_linear(x[s], weight[e], None, scales=scales) for e, s in enumerate(rows)]
         return torch.cat(parts)
 
     got = _trained(

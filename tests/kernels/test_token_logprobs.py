@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cotree.kernels import reference
-from cotree.kernels.token_logprobs import token_logprobs
+from cotree.kernels.token_logprobs import TEMPORARY, token_logprobs
 
 N, D, V = 23, 8, 37
 
@@ -119,6 +119,26 @@ def test_large_logits_neither_overflow_nor_cancel():
     assert entropy.item() == pytest.approx(math.log(2), abs=1e-3)
 
 
+def test_a_token_that_the_bias_forbids_has_no_probability_and_no_gradient():
+    hidden, weight, targets, bias = inputs()
+    allowed = torch.arange(V) % 3 > 0
+    targets = allowed.nonzero()[:, 0][targets % allowed.sum()]
+    forbidding = bias.detach().masked_fill(~allowed, -math.inf).requires_grad_()
+    kwargs = {"temperature": 0.7, "chunk_tokens": 4}
+    got = value_and_gradients(token_logprobs, hidden, weight, targets, forbidding, **kwargs)
+    # The same as a head that never had these tokens.
+    renumbered = torch.cumsum(allowed, 0)[targets] - 1
+    rest = [leaf.detach()[allowed].requires_grad_() for leaf in (weight, bias)]
+    expected = value_and_gradients(
+        reference.token_logprobs, hidden, rest[0], renumbered, rest[1], temperature=0.7
+    )
+    for grad in got[3:]:
+        assert (grad[~allowed] == 0).all()
+    kept = [*got[:3], *(grad[allowed] for grad in got[3:])]
+    for mine, theirs in zip(kept, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the largest tensor that any operation returns."""
 
@@ -158,6 +178,42 @@ def test_all_logits_never_exist_at_once():
     with LargestTensor() as made:  # the same measurement sees what the reference does
         reference.token_logprobs(hidden, weight, targets, bias=None, temperature=1.0)
     assert made.numel == n * v
+
+
+class LargeStorages(TorchDispatchMode):
+    """The places in memory, above a size, that any operation's result lies in."""
+
+    def __init__(self, num_bytes):
+        super().__init__()
+        self.num_bytes = num_bytes
+        self.places = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.nbytes() > self.num_bytes:
+                    self.places.add(storage.data_ptr())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_holds_one_tensor_of_a_chunks_logits(dtype):
+    # 48 rows of 2^16 logits; temporary tensors have TEMPORARY = 2^20 float32, 16 rows.
+    n, d, v = 48, 2, 1 << 16
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(size, d).to(dtype).requires_grad_() for size in (n, v))
+    kwargs = {"bias": None, "temperature": 0.7, "chunk_tokens": n}
+    with LargeStorages(TEMPORARY["cpu"] * 4) as forward:
+        logprobs, entropy = token_logprobs(hidden, weight, torch.arange(n), **kwargs)
+    with LargeStorages(TEMPORARY["cpu"] * 4) as backward:
+        (logprobs.sum() + entropy.sum()).backward()
+    assert (len(forward.places), len(backward.places)) == (1, 1)
+
+    with LargeStorages(TEMPORARY["cpu"] * 4) as plain:  # the same measurement sees what others do
+        reference.token_logprobs(hidden, weight, torch.arange(n), bias=None, temperature=0.7)
+    assert len(plain.places) > 1
 
 
 def test_no_tokens_give_empty_results_and_zero_gradients():

@@ -93,11 +93,14 @@ def test_the_same_call_gives_the_same_bits(device, dtype):
 
 
 def unchunked(inputs: Head) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a training loop writes without the kernel: all logits at once, scored in float32."""
+    """What a training loop writes without the kernel: all logits at once, scored in float32.
+
+    It returns no entropy.
+    """
     logits = functional.linear(inputs.hidden, inputs.weight, inputs.bias).float() / TEMPERATURE
     log_p = torch.log_softmax(logits, -1)
     chosen = log_p.gather(-1, inputs.targets[:, None])[:, 0]
-    return chosen, -(log_p.exp() * log_p).sum(-1)
+    return chosen, torch.zeros_like(chosen)  # the entropy would nearly double its memory
 
 
 def working_bytes(scored: Callable[[Head], tuple[torch.Tensor, torch.Tensor]], inputs: Head) -> int:
@@ -114,12 +117,20 @@ def working_bytes(scored: Callable[[Head], tuple[torch.Tensor, torch.Tensor]], i
 
 
 @pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize(("trained", "share"), [(False, 1 / 20), (True, 1 / 6)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "trained", "share"),
+    [
+        (torch.float32, False, 1 / 20),
+        (torch.bfloat16, False, 1 / 20),
+        (torch.float32, True, 1 / 20),
+        (torch.bfloat16, True, 1 / 4),
+    ],
+)
 def test_a_head_of_151936_tokens_takes_a_fraction_of_the_memory(device, dtype, trained, share):
-    # In units of all logits in float32, N V 4 bytes: without the kernel 3.8 to 4.7, counted on
-    # a CPU. With it, 32 of the 2048 tokens have three such rows or fewer: 0.06. A head that is
-    # trained needs one more matrix of its size beside its gradient: D / N = 0.5 of the unit.
+    # In units of all logits in float32, N V 4 bytes: without the kernel 2.5 to 3, of which the
+    # softmax and the gradients in it and in the logits are 1 each. With it, 220 of the 2048 tokens
+    # have logits, once, in hidden's dtype: 0.11 or 0.05. A trained bfloat16 head adds up its
+    # gradient in float32, D / N = 0.5 of the unit, before it is rounded.
     n, d, v = 2048, 1024, 151_936
     generator = torch.Generator(device).manual_seed(0)
 
@@ -130,8 +141,8 @@ def test_a_head_of_151936_tokens_takes_a_fraction_of_the_memory(device, dtype, t
     targets = torch.randint(0, v, (n,), generator=generator, device=device)
     inputs = Head(leaf(n, d, wanted=True), leaf(v, d, wanted=trained), leaf(v, wanted=trained),
                   targets)  # fmt: skip
-    kernel = partial(chunked, chunk_tokens=32)
+    kernel = partial(chunked, chunk_tokens=220)
     working_bytes(kernel, inputs)  # the matrix products' workspace, which stays
-    ours, naive = working_bytes(kernel, inputs), working_bytes(unchunked, inputs)
-    assert naive > 3.5 * n * v * 4
-    assert ours <= share * naive, f"{ours / 2**20:.0f} MiB against {naive / 2**20:.0f} MiB"
+    ours, plain = working_bytes(kernel, inputs), working_bytes(unchunked, inputs)
+    assert plain > 2.4 * n * v * 4
+    assert ours <= share * plain, f"{ours / 2**20:.0f} MiB against {plain / 2**20:.0f} MiB"

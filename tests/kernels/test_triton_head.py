@@ -1,4 +1,4 @@
-"""Tests for kernels/triton_head.py in the interpreter; test_triton_head_gpu.py has those of a GPU."""
+"""Tests for kernels/triton_head.py, interpreted; test_triton_head_gpu.py has those of a GPU."""
 
 from interpreter import run_interpreted
 

@@ -1,4 +1,6 @@
-"""The kernels of triton_grouped.py on the CPU, under Triton's interpreter, against torch."""
+"""Triton's grouped FP8 products against float64, and experts that use them; run by
+test_triton_grouped.py.
+"""
 
 from itertools import pairwise
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from cotree.kernels import fp8, triton_grouped
-from cotree.kernels.grouped import padded_positions
+from cotree.kernels.grouped import block_grouped_linear, padded_positions
 
 # Uneven experts: none, one, more than a tile, exactly a tile; ragged and unaligned widths.
 CASES = [
@@ -14,6 +16,12 @@ CASES = [
     ([0, 128, 3], 24, 16),
     ([0, 0, 5], 130, 129),
 ]
+
+
+@pytest.fixture(autouse=True)
+def torch_is_the_reference(monkeypatch: pytest.MonkeyPatch):
+    # The functions of `fp8` make the operands.
+    monkeypatch.setenv("COTREE_KERNELS", "torch")
 
 
 def _random(seed: int, *shape: int) -> torch.Tensor:
@@ -83,3 +91,27 @@ def test_scales_of_another_layout_are_refused():
         triton_grouped.grouped_matmul(*a, b, b_scales[0], offsets, out_dtype=torch.float32)
     with pytest.raises(ValueError, match="a multiple of 128"):
         triton_grouped.grouped_weight_gradient(*a, *a, offsets)
+
+
+def test_experts_train_through_the_kernels(monkeypatch: pytest.MonkeyPatch):
+    offsets, _ = _experts([3, 0, 130])
+    x, weight, upstream = _random(0, 133, 40), _random(1, 3, 24, 40), _random(2, 133, 24)
+    results: list[tuple[torch.Tensor, ...]] = []
+    for kernels in ("torch", "triton"):
+        monkeypatch.setenv("COTREE_KERNELS", kernels)
+        leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = block_grouped_linear(*leaves, offsets, scales="pow2")
+        results.append((y.detach(), *torch.autograd.grad(y, leaves, upstream)))
+    for expected, got in zip(*results, strict=True):
+        assert float((got - expected).norm()) <= 1e-6 * float(expected.norm())
+
+
+def test_more_tiles_than_a_group_of_the_cache_are_all_computed():
+    # Groups of 8 row tiles: eleven of them, and two column tiles.
+    offsets, experts = _experts([1000, 1, 200])
+    a = fp8.quantize_tiles(_random(0, 1201, 16), scales="pow2")
+    b = fp8.quantize_blocks(_random(1, 3, 130, 16), scales="pow2")
+    got = triton_grouped.grouped_matmul(*a, *b, offsets, out_dtype=torch.float32)
+    left, right = fp8.dequantize_tiles(*a), fp8.dequantize_blocks(*b)
+    want = torch.cat([left[rows] @ right[e].T for e, rows in enumerate(experts)])
+    assert float((got - want).norm()) <= 1e-5 * float(want.norm())

@@ -1,0 +1,273 @@
+"""Tests for grpo/mtp.py: what the module computes, and which gradients leave it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mtp_models import ALPHABET, TINY_MTP
+from ragged_batches import ragged_batch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import MtpModel
+
+from cotree.grpo.collate import micro_batches, rows_at
+from cotree.grpo.config_learner import Mtp
+from cotree.grpo.config_model import NewModel
+from cotree.grpo.expert_balance import ExpertLoads
+from cotree.grpo.models import create_model, load_model
+from cotree.grpo.mtp import mtp_loss, mtp_module, turn_last_layer_into_mtp
+from cotree.grpo.mtp_files import load_model_with_mtp
+from cotree.grpo.policy import Policy, Scores, check_policy
+from cotree.grpo.tree_packing import pack_trees
+from cotree.grpo.types import Batch
+
+PREFIX = "model.layers.3."
+DETACHED, ATTACHED = Mtp(), Mtp(detached=False)
+BATCH = ragged_batch(3, vocab=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mtp")
+    create_model(TINY_MTP, path, alphabet=ALPHABET, seed=5)
+    return path
+
+
+@pytest.fixture
+def model(folder: Path) -> PreTrainedModel:
+    """Four times the usual weights: the distributions are far from uniform."""
+    network = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(4.0)
+        network.get_input_embeddings().weight[0] = 0.0
+    return network
+
+
+def _scores(model: PreTrainedModel, batch: Batch, mtp: Mtp, *, packing: bool = False) -> Scores:
+    return Scores(*Policy(model, packing=packing, mtp=mtp)(batch, 1.0))
+
+
+def _loss(scores: Scores, batch: Batch) -> torch.Tensor:
+    assert scores.mtp_logprobs is not None
+    return mtp_loss(scores.mtp_logprobs, batch.weights, weight=0.3)
+
+
+def _gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _reference_logprobs(model: PreTrainedModel, row: torch.Tensor) -> torch.Tensor:
+    """[L, V] of transformers' own module with our weights; place i predicts token i + 2."""
+    reference = MtpModel(model, 1)
+    ours = dict(mtp_module(model).named_parameters())
+    ours |= dict(mtp_module(model).named_buffers())
+    own = {"enorm", "hnorm", "eh_proj", "post_norm"}
+    layer = reference.layers[0]
+    for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
+        part = name.split(".")[0]
+        source = name if part in own else name.removeprefix("mtp_block.")
+        value.data.copy_(
+            ours[
+                source.replace("post_norm", "shared_head.norm", 1)
+                if part == "post_norm"
+                else source
+            ]
+        )
+    hidden = model.model(input_ids=row[None, :-1]).last_hidden_state
+    positions = torch.arange(1, len(row))[None]  # transformers counts from 1, RoPE is relative
+    embeddings = reference.embed_tokens(row[None, 1:])
+    rotary = reference.rotary_emb(embeddings, position_ids=positions)
+    length = len(row) - 1
+    causal = torch.full((1, 1, length, length), -torch.inf).triu(1)
+    states = layer(
+        embeddings,
+        hidden,
+        position_embeddings=rotary,
+        attention_mask=causal,
+        position_ids=positions,
+        past_key_values=None,
+    )
+    return reference.shared_head(states)[0].log_softmax(-1)
+
+
+def test_the_module_computes_what_transformers_own_does(model: PreTrainedModel):
+    # The second token is padding, whose embedding is zero: vLLM, and so we, embed none at a row's
+    # first place, transformers always does.
+    ids = BATCH.token_ids.clone()
+    ids[:, 1] = 0
+    batch = replace(BATCH, token_ids=ids)
+    scores = _scores(model, batch, DETACHED)
+    with torch.no_grad():
+        for row, length in enumerate(batch.lengths.tolist()):
+            table = _reference_logprobs(model, ids[row, :length])
+            expected = table[torch.arange(2, length) - 2, ids[row, 2:length]]
+            likeliest = table.argmax(-1)[: length - 2]
+            for column in range(4, length):
+                got = scores.mtp_logprobs[row, column]
+                assert float(got) == pytest.approx(float(expected[column - 2]), abs=1e-5)
+                hit = likeliest[column - 2] == ids[row, column]
+                assert bool(scores.mtp_hits[row, column]) == bool(hit)
+    assert float(scores.mtp_logprobs.exp()[batch.mask].std()) > 0.02  # far from uniform
+
+
+def test_an_untrained_token_and_a_rows_second_one_have_no_prediction(model: PreTrainedModel):
+    columns = torch.arange(BATCH.token_ids.shape[1])
+    mask = (columns >= 1) & (columns < BATCH.lengths[:, None]) & (columns != 6)
+    scores = _scores(model, replace(BATCH, mask=mask), DETACHED)
+    predicted = scores.mtp_logprobs != 0
+    assert torch.equal(predicted, mask & (columns >= 2))
+    assert torch.equal(scores.logprobs != 0, mask)
+
+
+@pytest.mark.parametrize("mtp", [DETACHED, ATTACHED], ids=["detached", "attached"])
+def test_both_layouts_give_the_same_numbers_and_gradients(model: PreTrainedModel, mtp: Mtp):
+    padded, packed = (_scores(model, BATCH, mtp, packing=packing) for packing in (False, True))
+    assert torch.allclose(padded.mtp_logprobs, packed.mtp_logprobs, atol=1e-5)
+    assert torch.equal(padded.mtp_hits, packed.mtp_hits)
+    ours = _gradients(model, _loss(padded, BATCH))
+    theirs = _gradients(model, _loss(packed, BATCH))
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        assert torch.allclose(gradient, theirs[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_no_row_sees_another(model: PreTrainedModel, packing: bool):
+    scores = _scores(model, BATCH, DETACHED, packing=packing)
+    for row in range(len(BATCH.lengths)):
+        alone = _scores(model, rows_at(BATCH, torch.tensor([row])), DETACHED, packing=packing)
+        width = alone.mtp_logprobs.shape[1]
+        assert torch.allclose(scores.mtp_logprobs[row, :width], alone.mtp_logprobs[0], atol=1e-5)
+
+
+def test_a_detached_modules_gradient_reaches_the_module_alone(model: PreTrainedModel):
+    with_loss = _gradients(model, _loss(_scores(model, BATCH, DETACHED), BATCH))
+    assert {n for n, g in with_loss.items() if g.any()} == {
+        name for name, _ in model.named_parameters() if name.startswith(PREFIX)
+    }
+
+
+def test_a_detached_module_leaves_the_policys_gradient_bit_for_bit(model: PreTrainedModel):
+    scores = _scores(model, BATCH, DETACHED)
+    beside = _gradients(model, _loss(scores, BATCH) - (scores.logprobs * BATCH.weights).sum())
+    logprobs, _ = Policy(model, packing=False)(BATCH, 1.0)
+    assert torch.equal(scores.logprobs, logprobs)
+    alone = _gradients(model, -(logprobs * BATCH.weights).sum())
+    assert len(alone) > 20
+    for name, gradient in alone.items():
+        assert torch.equal(gradient, beside[name]), name
+
+
+def test_an_attached_modules_gradient_reaches_trunk_embedding_and_head(model: PreTrainedModel):
+    found = _gradients(model, _loss(_scores(model, BATCH, ATTACHED), BATCH))
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+        assert bool(found[name].any()), name
+    assert bool(found["model.layers.0.self_attn.o_proj.weight"].any())
+    assert bool(found[PREFIX + "eh_proj.weight"].any())
+
+
+def test_the_gradient_is_that_of_finite_differences(folder: Path):
+    model = load_model_with_mtp(str(folder), dtype=torch.float64).train()
+    generator = torch.Generator().manual_seed(0)
+    names = [
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+        PREFIX + "enorm.weight",
+        PREFIX + "shared_head.norm.weight",
+        PREFIX + "self_attn.o_proj.weight",
+    ]
+    exact = _gradients(model, _loss(_scores(model, BATCH, ATTACHED), BATCH))
+    for name in names:
+        parameter = model.get_parameter(name)
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        values: list[float] = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=sign * 1e-5)
+            values.append(float(_loss(_scores(model, BATCH, ATTACHED), BATCH)))
+            with torch.no_grad():
+                parameter.sub_(direction, alpha=sign * 1e-5)
+        expected = (values[0] - values[1]) / 2e-5
+        assert float((exact[name] * direction).sum()) == pytest.approx(expected, rel=1e-3), name
+
+
+def test_micro_batches_add_up_to_the_steps_loss(model: PreTrainedModel):
+    whole = float(_loss(_scores(model, BATCH, DETACHED), BATCH))
+    pieces = micro_batches(BATCH, max_tokens=48)
+    assert len(pieces) > 1
+    parts = [float(_loss(_scores(model, piece, DETACHED), piece)) for piece in pieces]
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_loss_is_the_weighted_cross_entropy():
+    logprobs = torch.tensor([[0.0, 0.0, -1.0, -2.0]])
+    weights = torch.tensor([[0.0, 0.25, 0.25, 0.5]])
+    # 0.3 * (0.25 * 1 + 0.5 * 2) = 0.375
+    assert float(mtp_loss(logprobs, weights, weight=0.3)) == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_policy_is_the_one_without_a_module(
+    folder: Path, model: PreTrainedModel, packing: bool
+):
+    plain = load_model(str(folder), dtype=torch.float32)
+    loaded = load_model_with_mtp(str(folder), dtype=torch.float32)
+    ids = BATCH.token_ids
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, loaded(ids).logits)
+    check_policy(model, packing=packing, share_prefixes=False)
+
+
+def test_a_forward_without_gradients_leaves_the_module_out(model: PreTrainedModel):
+    with torch.no_grad():
+        assert Scores(*Policy(model, packing=False, mtp=DETACHED)(BATCH, 1.0)).mtp_logprobs is None
+
+
+def test_a_batch_in_which_nothing_is_trained_still_reaches_every_parameter(
+    model: PreTrainedModel,
+):
+    # A process with fewer rows than the others computes one; DDP waits for all its gradients.
+    empty = replace(BATCH, mask=torch.zeros_like(BATCH.mask))
+    scores = _scores(model, empty, DETACHED)
+    found = _gradients(model, _loss(scores, empty) - scores.logprobs.sum())
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+
+
+def test_gradient_checkpointing_changes_nothing(model: PreTrainedModel):
+    plain = _gradients(model, _loss(_scores(model, BATCH, ATTACHED), BATCH))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert mtp_module(model).gradient_checkpointing
+    checkpointed = _gradients(model, _loss(_scores(model, BATCH, ATTACHED), BATCH))
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, checkpointed[name]), name
+
+
+def test_the_modules_experts_are_counted_with_the_others(model: PreTrainedModel):
+    loads = ExpertLoads(model, rate=0.0)
+    with loads.counting(BATCH):
+        _scores(model, BATCH, DETACHED)
+    counts = loads.loads()
+    assert f"{PREFIX}mlp.gate" in counts
+    # three experts a token
+    assert {int(count.sum()) for count in counts.values()} == {3 * int(BATCH.lengths.sum())}
+
+
+def test_trees_are_refused(model: PreTrainedModel):
+    tree = pack_trees(BATCH, max_tokens=10_000, balance=1e9)
+    with pytest.raises(ValueError, match="share_prefixes = false"):
+        _scores(model, tree, DETACHED)
+
+
+def test_an_architecture_without_a_known_module_is_refused(tmp_path: Path):
+    create_model(
+        NewModel(type="new", layers=1, width=32, heads=1, kv_heads=1),
+        tmp_path,
+        alphabet="ab",
+        seed=0,
+    )
+    with pytest.raises(ValueError, match="'qwen3' is not known"):
+        turn_last_layer_into_mtp(load_model(str(tmp_path), dtype="float32"))
