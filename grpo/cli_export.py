@@ -44,7 +44,8 @@ def export(
         Literal["fp8-block", "int8"],
         typer.Option(
             "--format",
-            help="fp8-block: E4M3 in 128x128 blocks, as DeepSeek-V3. int8: W8A8, for CPUs as well.",
+            help="fp8-block: E4M3 in 128x128 blocks, as DeepSeek-V3. int8: W8A8, which vLLM runs "
+            "on CPUs as well, but for experts.",
             show_default=False,
         ),
     ],
@@ -69,8 +70,9 @@ def export(
         if done.ragged:
             typer.echo(
                 f"warning: {len(done.ragged)} weights do not divide into {BLOCK}x{BLOCK} blocks, "
-                f"the first {done.ragged[0]}. vLLM refuses them in layers that it fuses; transformers "
-                "misreads those of more than one block where it dequantizes, as on a CPU.",
+                f"the first {done.ragged[0]}. vLLM refuses them in layers that it fuses; "
+                "transformers misreads those of more than one block where it dequantizes, as on a "
+                "CPU.",
                 err=True,
             )
         typer.echo(

@@ -6,7 +6,7 @@ arXiv:2211.17192). What is sampled has the policy's distribution, and the report
 are the policy's.
 
 Drafts are the drafter's likeliest tokens. Drawn ones would be accepted more often, but vLLM 0.32
-draws them with the engine's one generator, and a completion would depend on the others in its batch.
+draws them with the engine's one generator: a completion would depend on the others in its batch.
 
 Loads no vLLM until a worker calls: the driver imports this file too.
 """
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from cotree.grpo.config_generator import (
     DraftModelSpeculation,
-    MtpSpeculation,
     NgramSpeculation,
     Speculation,
 )
+from cotree.grpo.mtp import is_mtp_weight, with_copies
 
 VllmObject: TypeAlias = Any
 """vLLM's objects are untyped."""
@@ -67,10 +67,10 @@ def speculative_options(speculation: Speculation | None, *, revision: str | None
 def spare_tokens(speculation: Speculation | None) -> int:
     """Tokens that must stay free behind the longest completion within the engine's length.
 
-    vLLM stops drafting, for all requests, while one of them is closer to the limit than a draft is
-    long. What each draws from its generator would then depend on the others.
+    vLLM stops drafting, for all requests, while one of them with its drafts is closer to the limit
+    than another draft is long. What each draws from its generator would depend on the others.
     """
-    return 0 if speculation is None else speculation.tokens + 1
+    return 0 if speculation is None else 2 * speculation.tokens
 
 
 def speculation_stats(llm: VllmObject) -> dict[str, float]:
@@ -97,7 +97,7 @@ def mend_cpu_sampler() -> None:
     top-k of each drafted token are then whatever memory held, and both the tokens sampled and
     their log-probabilities are wrong (greedy requests do not get there).
     """
-    from vllm.v1.sample import rejection_sampler
+    from vllm.v1.sample import rejection_sampler  # noqa: PLC0415 (see above)
 
     rejection_sampler.expand_batch_to_tokens = _expanded
 
@@ -128,17 +128,25 @@ def load_drafter(model_runner: VllmObject, tensors: Mapping[str, Tensor]) -> Non
         tensors: the policy's and the module's, by checkpoint name. Of the embedding and the head
             the drafter has no copies of its own: vLLM gives it the policy's layers.
     """
-    from vllm.model_executor.model_loader.reload.inplace import reload_weights
+    from vllm.config import set_current_vllm_config  # noqa: PLC0415 (see above)
+    from vllm.model_executor.model_loader.reload.inplace import (  # noqa: PLC0415
+        reload_weights,
+    )
 
     drafter = mtp_drafter(model_runner)
     assert drafter is not None, "asked for an engine that drafts with another"
-    reload_weights(
-        model_runner.vllm_config,
-        drafter,
-        weights_iterator=iter(tensors.items()),
-        weights_path=None,
-        is_checkpoint_format=True,
-    )
+    layers: int = model_runner.model_config.hf_config.num_hidden_layers
+    # The layers that it shares are part of its tree: left out, they would be reported as missing.
+    complete = with_copies(tensors, layers=layers)
+    own = {name: value for name, value in complete.items() if is_mtp_weight(name, layers=layers)}
+    with set_current_vllm_config(model_runner.vllm_config):
+        reload_weights(
+            model_runner.vllm_config,
+            drafter,
+            weights_iterator=iter(own.items()),
+            weights_path=None,
+            is_checkpoint_format=True,
+        )
 
 
 def live_drafter_weights(

@@ -1,5 +1,6 @@
-"""A multi-token prediction module beside a policy: from where the policy predicts token t + 1, it
-predicts token t + 2. Engines draft with it (speculative decoding).
+"""A multi-token prediction module beside a policy, which engines draft with.
+
+From where the policy predicts token i + 1, the module predicts token i + 2:
 
     h'_i = block(eh_proj([enorm(emb(t_{i+1})) ; hnorm(h_i)]))
     logits of t_{i+2} = head(shared_head.norm(h'_i))
@@ -172,7 +173,13 @@ class DraftingStates:
     """[N] int64, 2 or more."""
 
     def scores(
-        self, head: nn.Linear, token_ids: Tensor, *, detached: bool, **how: Any
+        self,
+        head: nn.Linear,
+        token_ids: Tensor,
+        *,
+        detached: bool,
+        chunk_tokens: int,
+        logit_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability of each token at temperature 1, and whether it is the likeliest one.
 
@@ -180,7 +187,8 @@ class DraftingStates:
             head: the policy's own.
             token_ids: [B, S] of the batch.
             detached: the head gets no gradient.
-            how: `chunk_tokens` and `logit_scale` of `chunked_head`.
+            chunk_tokens: tokens whose logits exist at once.
+            logit_scale: constant that some architectures multiply their logits by.
 
         Returns:
             [B, S] log-probabilities in nats, and [B, S] 1.0 or 0.0; zero elsewhere.
@@ -195,7 +203,14 @@ class DraftingStates:
         weight, bias = head.weight, head.bias
         if detached:
             weight, bias = weight.detach(), None if bias is None else bias.detach()
-        found = chunked_head(self.hidden, weight, bias=bias, score=score, **how)
+        found = chunked_head(
+            self.hidden,
+            weight,
+            bias=bias,
+            score=score,
+            chunk_tokens=chunk_tokens,
+            logit_scale=logit_scale,
+        )
         logprobs, hits = (self._placed(values, token_ids) for values in found)
         return logprobs, hits
 

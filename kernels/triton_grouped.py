@@ -79,8 +79,7 @@ def grouped_matmul_kernel(
         # A dot that adds to `total` itself would keep the tensor cores' 14 bits over all of K.
         total += tl.dot(a, b) * scale
     places = rows[:, None].to(tl.int64) * N + columns[None, :]
-    out = total.to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + places, out, mask=row_inside[:, None] & column_inside[None, :])
+    tl.store(out_ptr + places, total, mask=row_inside[:, None] & column_inside[None, :])
 
 
 @triton.jit

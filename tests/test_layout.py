@@ -38,7 +38,10 @@ RAY = (
     | {f"{role}{part}" for role in ("generator", "grader", "learner") for part in ("", "_group")}
     | {"generator_session"}
 )
-VLLM = {"engine", "engine_worker", "engine_experts", "engine_sampling", "engine_scoring"}
+VLLM = {
+    *("engine", "engine_experts", "engine_latent", "engine_routes"),
+    *("engine_sampling", "engine_scoring", "engine_speculation", "engine_worker"),
+}
 
 
 def imported(path: Path, *, at_load: bool = False) -> set[str]:

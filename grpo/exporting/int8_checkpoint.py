@@ -1,5 +1,7 @@
 """Checkpoints with INT8 weights and activations (W8A8), which vLLM runs on a CPU as well.
 
+vLLM 0.32 runs INT8 experts on GPUs only, and says so when it loads them.
+
 The format is that of compressed-tensors, which vLLM reads. It is written here because that library
 quantizes a model that is loaded whole, and comes with vLLM only.
 """

@@ -33,7 +33,7 @@ from cotree.grpo.engine_routes import RouteRecorder, Run, runs_of
 from cotree.grpo.kl import k3
 from cotree.grpo.policy import policy_logprobs
 from cotree.grpo.routers import Routers
-from cotree.grpo.types import Completion, Group, Rollout, Routes, SampleRequest, TreePlan
+from cotree.grpo.types import Batch, Completion, Group, Rollout, Routes, SampleRequest, TreePlan
 from cotree.grpo.weights import make_update
 from cotree.rewards.types import Reward
 
@@ -79,10 +79,10 @@ class Toy:
         return [[self.experts(request, p, n) for n in range(LAYERS)] for p in range(tokens)]
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 6))
+@given(st.randoms(use_true_random=False), st.integers(1, 4))
 def test_routes_follow_their_requests_through_any_schedule(order: random.Random, number: int):
     toy = Toy()
-    goals = {f"r{i}": order.randrange(1, 15) for i in range(number)}
+    goals = {f"r{i}": order.randrange(1, 9) for i in range(number)}
     prompts = {name: order.randint(1, goal) for name, goal in goals.items()}
     done, furthest = dict.fromkeys(goals, 0), dict.fromkeys(goals, 0)
     for name in goals:
@@ -243,9 +243,8 @@ def test_routes_are_those_of_the_model_whatever_else_is_in_the_batch(host: Host,
 
 def test_leaves_of_a_tree_have_the_routes_of_all_their_tokens(host: Host, folder: Path):
     plan = TreePlan(chains=2, points=2, forks=2, branch="entropy")
-    asked = [
-        replace(request(n, seeds=tuple(range(100 * n, 100 * n + 10))), tree=plan) for n in range(3)
-    ]
+    seeds = [tuple(range(100 * n, 100 * n + plan.num_leaves)) for n in range(3)]
+    asked = [replace(request(n, seeds=seeds[n]), tree=plan) for n in range(3)]
     model = reference.load(folder)
     for one, leaves in zip(asked, host.sample(asked, SAMPLING), strict=True):
         assert max(len(leaf.segments) for leaf in leaves) == 3  # chains have two points
@@ -303,12 +302,9 @@ def test_replay_brings_a_learner_close_to_a_bfloat16_engine(
     model = reference.load(folder).eval()
     routers = Routers(model, balance_coef=0.0)
 
-    def divergence(routed: Any) -> float:
-        with (
-            torch.no_grad(),
-            torch.autocast("cpu", dtype=torch.bfloat16),
-            routers.replaying(routed),
-        ):
+    def divergence(routed: Batch) -> float:
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        with torch.no_grad(), autocast, routers.replaying(routed):
             logprobs, _ = policy_logprobs(model, routed, temperature=1.0, packing=False)
         return float(k3(batch.behavior_logprobs, logprobs)[batch.mask].mean())
 

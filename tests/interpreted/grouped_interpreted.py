@@ -1,6 +1,4 @@
-"""Triton's grouped FP8 products against float64, and experts that use them; run by
-test_triton_grouped.py.
-"""
+"""Triton's grouped FP8 products, against float64; run by test_triton_grouped.py."""
 
 from itertools import pairwise
 

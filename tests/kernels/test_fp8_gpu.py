@@ -26,7 +26,7 @@ def nothing_asked_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def agree(quantiser: str, values: torch.Tensor, scales: fp8.ScaleFormat) -> bool:
-    """Whether Triton on the GPU, and torch on the GPU, make the bytes of torch on the CPU."""
+    """Whether Triton on the GPU makes the bytes of torch on the CPU."""
     expected = getattr(fp8, quantiser)(values, scales=scales)
     got = getattr(triton_quantize, quantiser)(values.cuda(), scales=scales)
     return same_bytes(got, expected)
