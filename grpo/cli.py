@@ -15,6 +15,7 @@ from rich.table import Table
 from cotree.grpo.cli_boundary import FAILED, OK, Debug, Json, boundary, plain
 from cotree.grpo.cli_distill import distill
 from cotree.grpo.cli_evaluate import benchmarks, compare, evaluate
+from cotree.grpo.cli_export import experts_app, export
 from cotree.grpo.cli_kernels import kernels_app
 from cotree.grpo.cli_rewards import grade, reward_app
 from cotree.grpo.cli_search import search
@@ -49,6 +50,8 @@ app.add_typer(tree_app, name="tree")
 app.command()(grade)
 app.add_typer(reward_app, name="reward")
 app.add_typer(kernels_app, name="kernels")
+app.command()(export)
+app.add_typer(experts_app, name="experts")
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ Loads no vLLM until a worker calls: the driver imports this file too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -149,17 +149,13 @@ def load_drafter(model_runner: VllmObject, tensors: Mapping[str, Tensor]) -> Non
         )
 
 
-def live_drafter_weights(
-    drafter: nn.Module, live_weights: Callable[[nn.Module], Iterable[tuple[str, Tensor]]]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yields (checkpoint name, tensor) of what a drafting module computes with.
+def drafter_digests(digests: Mapping[str, str]) -> dict[str, str]:
+    """A drafting module's digests by checkpoint name, of those by vLLM's.
 
     Embedding and head are left out: they are the policy's own layers, proven with it.
-
-    Args:
-        drafter: what `mtp_drafter` found.
-        live_weights: `grpo.engine_worker`'s for a policy.
     """
-    for name, tensor in live_weights(drafter):
-        if not name.startswith(("model.embed_tokens.", "lm_head.")):
-            yield name.replace(".mtp_block.", "."), tensor
+    return {
+        name.replace(".mtp_block.", "."): digest
+        for name, digest in digests.items()
+        if not name.startswith(("model.embed_tokens.", "lm_head."))
+    }

@@ -30,6 +30,8 @@ class _Router:
     """[E] on the choice of experts; None of a router without one, such as Qwen3's."""
     loads: Tensor
     """[E] int64."""
+    total: Tensor
+    """[E] int64, over all updates of this process and the others together."""
 
 
 class ExpertLoads:
@@ -108,6 +110,7 @@ class ExpertLoads:
         violations: list[float] = []
         idle: list[Tensor] = []
         for router, counts in zip(self._routers, by_router, strict=True):
+            router.total += counts
             if router.bias is not None and self._rate > 0:
                 if not bool(counts.any()):
                     raise ValueError(
@@ -135,10 +138,15 @@ class ExpertLoads:
         """[E] tokens that this process sent to each expert since the last update, by router."""
         return {router.name: router.loads.clone() for router in self._routers}
 
+    def totals(self) -> dict[str, list[int]]:
+        """Tokens that all processes sent to each expert since the start, by router."""
+        return {router.name: router.total.tolist() for router in self._routers}
+
     def _attach(self, name: str, module: nn.Module, *, bias: Tensor | None) -> None:
         num_experts = cast(int, module.num_experts) if bias is None else bias.numel()
         device = next(module.parameters()).device
-        router = _Router(name, bias, torch.zeros(num_experts, dtype=torch.int64, device=device))
+        zeros = torch.zeros(num_experts, dtype=torch.int64, device=device)
+        router = _Router(name, bias, loads=zeros, total=zeros.clone())
         self._routers.append(router)
 
         def count(_module: nn.Module, _inputs: object, output: object) -> None:

@@ -6,6 +6,7 @@ share of the rows. `grpo.learner_group` runs it in Ray actors.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -297,8 +298,15 @@ class Learner:
         self._files.save(folder, {**counters, "loss_scales": self._arithmetic.state()})
 
     def save_model(self, folder: Path) -> None:
-        """Writes the policy alone as a Hugging Face checkpoint: float32, adapters merged."""
+        """Writes the policy alone as a Hugging Face checkpoint: float32, adapters merged.
+
+        Beside the weights of a mixture of experts, `expert_loads.json` has the tokens that each
+        expert got since this process started: `cotree experts` reads it.
+        """
         self._files.save_model(folder)
+        loads = self._loads.totals()
+        if loads and self._rank == 0:
+            (folder / "expert_loads.json").write_text(json.dumps(loads), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit; any number of processes may do so.

@@ -32,12 +32,13 @@ def scores_of(model: nn.Module, batch: Batch, *, packing: bool = False) -> torch
     return policy_logprobs(model, batch, temperature=1.0, packing=packing)[0]
 
 
-def other_routes(model: nn.Module) -> torch.Tensor:
-    """[B, S, layers, k] int16: random ones of `BATCH`; -1 of padding."""
+def other_routes(model: nn.Module, batch: Batch = BATCH) -> torch.Tensor:
+    """[B, S, layers, k] int16: random ones; -1 of padding."""
     random = torch.Generator().manual_seed(0)
-    shape = (*BATCH.token_ids.shape, len(gates(model)), 8)
+    shape = (*batch.token_ids.shape, len(gates(model)), 8)
     chosen = torch.rand(shape, generator=random).argsort(-1)[..., :2]
-    return chosen.masked_fill(~REAL[..., None, None], -1).to(torch.int16)
+    padding = torch.arange(shape[1]) >= batch.lengths[:, None]
+    return chosen.masked_fill(padding[..., None, None], -1).to(torch.int16)
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -282,9 +282,7 @@ def test_after_a_sync_routes_are_those_of_the_new_weights(host: Host, folder: Pa
 
 
 @pytest.mark.slow
-def test_replay_brings_a_learner_close_to_a_bfloat16_engine(
-    process: Host, folder: Path, tmp_path: Path
-):
+def test_replay_brings_a_learner_close_to_a_bfloat16_engine(process: Host, folder: Path):
     process.start(folder, settings("bfloat16", cache_bytes=32 << 20))
     requests = [request(n, seeds=(n,)) for n in range(24)]
     groups = [

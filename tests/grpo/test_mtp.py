@@ -100,7 +100,7 @@ def test_the_module_computes_what_transformers_own_does(folder: Path, model: Pre
             likeliest = table.argmax(-1)[: length - 2]
             for column in range(4, length):
                 got = scores.mtp_logprobs[row, column]
-                assert float(got) == pytest.approx(float(expected[column - 2]), abs=1e-3)
+                assert float(got) == pytest.approx(float(expected[column - 2]), abs=1e-5)
                 hit = likeliest[column - 2] == ids[row, column]
                 assert bool(scores.mtp_hits[row, column]) == bool(hit)
     assert scores.mtp_logprobs[batch.mask].std().item() > 0.2  # far from uniform
@@ -118,7 +118,7 @@ def test_an_untrained_token_and_a_rows_second_one_have_no_prediction(model: PreT
 @pytest.mark.parametrize("mtp", [DETACHED, ATTACHED], ids=["detached", "attached"])
 def test_both_layouts_give_the_same_numbers_and_gradients(model: PreTrainedModel, mtp: Mtp):
     padded, packed = (_scores(model, BATCH, mtp, packing=packing) for packing in (False, True))
-    assert torch.allclose(padded.mtp_logprobs, packed.mtp_logprobs, atol=1e-3)
+    assert torch.allclose(padded.mtp_logprobs, packed.mtp_logprobs, atol=1e-5)
     assert torch.equal(padded.mtp_hits, packed.mtp_hits)
     ours = _gradients(model, _loss(padded, BATCH))
     theirs = _gradients(model, _loss(packed, BATCH))
@@ -133,7 +133,7 @@ def test_no_row_sees_another(model: PreTrainedModel, packing: bool):
     for row in range(len(BATCH.lengths)):
         alone = _scores(model, rows_at(BATCH, torch.tensor([row])), DETACHED, packing=packing)
         width = alone.mtp_logprobs.shape[1]
-        assert torch.allclose(scores.mtp_logprobs[row, :width], alone.mtp_logprobs[0], atol=1e-3)
+        assert torch.allclose(scores.mtp_logprobs[row, :width], alone.mtp_logprobs[0], atol=1e-5)
 
 
 def test_a_detached_modules_gradient_reaches_the_module_alone(model: PreTrainedModel):
@@ -162,38 +162,12 @@ def test_an_attached_modules_gradient_reaches_trunk_embedding_and_head(model: Pr
     assert bool(found[PREFIX + "eh_proj.weight"].any())
 
 
-def test_the_gradient_is_that_of_finite_differences(folder: Path):
-    model = load_model_with_mtp(str(folder), dtype=torch.float64).train()
-    model.set_experts_implementation("eager")  # the grouped one takes no float64
-    generator = torch.Generator().manual_seed(0)
-    names = [
-        "model.embed_tokens.weight",
-        "lm_head.weight",
-        PREFIX + "enorm.weight",
-        PREFIX + "shared_head.norm.weight",
-        PREFIX + "self_attn.o_proj.weight",
-    ]
-    exact = _gradients(model, _loss(_scores(model, BATCH, ATTACHED), BATCH))
-    for name in names:
-        parameter = model.get_parameter(name)
-        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        values: list[float] = []
-        for sign in (1.0, -1.0):
-            with torch.no_grad():
-                parameter.add_(direction, alpha=sign * 1e-3)
-            values.append(_loss(_scores(model, BATCH, ATTACHED), BATCH).item())
-            with torch.no_grad():
-                parameter.sub_(direction, alpha=sign * 1e-3)
-        expected = (values[0] - values[1]) / 2e-3
-        assert float((exact[name] * direction).sum()) == pytest.approx(expected, rel=1e-2), name
-
-
 def test_micro_batches_add_up_to_the_steps_loss(model: PreTrainedModel):
     whole = _loss(_scores(model, BATCH, DETACHED), BATCH).item()
     pieces = micro_batches(BATCH, max_tokens=48)
     assert len(pieces) > 1
     parts = [_loss(_scores(model, piece, DETACHED), piece).item() for piece in pieces]
-    assert sum(parts) == pytest.approx(whole, rel=1e-3)
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_loss_is_the_weighted_cross_entropy():

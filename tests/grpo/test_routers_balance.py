@@ -1,17 +1,32 @@
 """Tests for the balance loss of grpo/routers.py, on tiny mixtures of experts."""
 
 import math
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from routed_batches import BATCH, NAMES, gates, gradients, scores_of, write_routed
+from accelerate import Accelerator
+from random_batches import random_batch
+from routed_batches import (
+    BATCH,
+    NAMES,
+    gates,
+    gradients,
+    other_routes,
+    scores_of,
+    write_routed,
+)
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from cotree.grpo.expert_layers import use_grouped_experts
 from cotree.grpo.models import load_model
+from cotree.grpo.policy import Policy
 from cotree.grpo.routers import Routers
+from cotree.grpo.sharding import join, whole, wrap
 from cotree.grpo.types import Batch
 
 
@@ -130,3 +145,59 @@ def test_a_balance_loss_without_a_trained_forward_is_an_error(model):
             scores_of(model, BATCH)
         with pytest.raises(ValueError, match="no trained forward was seen"):
             routers.balance_loss(BATCH)
+
+
+# --- two processes ---------------------------------------------------------------------------
+
+
+def _routed_batch(model: nn.Module, seed: int) -> Batch:
+    batch = random_batch(seed, vocab=99)
+    return replace(batch, routes=other_routes(model, batch))
+
+
+def _train_in_group(rank: int, out: Path, folder: Path) -> None:
+    """One of two processes with other rows each: replay and balance under DDP and FSDP2."""
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(out / "store"), 2)
+    join(store, host="127.0.0.1", rank=rank, world_size=2)
+    accelerator = Accelerator(cpu=True)
+    for sharding in ("ddp", "fsdp2"):
+        network = load_model(str(folder), dtype="float32").train()
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        use_grouped_experts(network)
+        routers = Routers(network, balance_coef=0.5)
+        wrapped = wrap(Policy(network, packing=False), accelerator, sharding)
+        batch = _routed_batch(network, rank)
+        with routers.replaying(batch):
+            logprobs, _ = wrapped(batch, 1.0)
+            (logprobs.sum() / batch.num_tokens + routers.balance_loss(batch)).backward()
+        grads = {name: whole(p.grad).clone() for name, p in network.named_parameters()}
+        if rank == 0:
+            save_file(grads, out / f"{sharding}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_average_the_gradients_of_replay_and_balance(folder: Path, tmp_path: Path):
+    spawn = multiprocessing.get_context("spawn")
+    group = [
+        spawn.Process(target=_train_in_group, args=(rank, tmp_path, folder)) for rank in range(2)
+    ]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+    assert [process.exitcode for process in group] == [0, 0]
+    alone = load_model(str(folder), dtype="float32").train()
+    routers = Routers(alone, balance_coef=0.5)
+    for rank in range(2):
+        batch = _routed_batch(alone, rank)
+        with routers.replaying(batch):
+            loss = scores_of(alone, batch).sum() / batch.num_tokens + routers.balance_loss(batch)
+            (loss / 2).backward()
+    expected = gradients(alone)
+    for sharding in ("ddp", "fsdp2"):
+        got = load_file(tmp_path / f"{sharding}.safetensors")
+        assert got.keys() == expected.keys()
+        for name, grad in expected.items():
+            torch.testing.assert_close(got[name], grad, rtol=1e-3, atol=1e-5)
