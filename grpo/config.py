@@ -204,6 +204,7 @@ class Pipeline(Strict):
         self._refuse_what_does_not_fit_the_task()
         if self.learner.share_prefixes:
             self._refuse_shared_prefixes_that_cannot_be()
+        self._refuse_routes_of_drafts()
         offline = isinstance(self.distill, TracesDistill | LogitsDistill)
         if isinstance(self.model, NewNetwork) and self.sft is None and not offline:
             raise ValueError(
@@ -225,6 +226,15 @@ class Pipeline(Strict):
                     f"{self.generator.max_model_len}; raise max_model_len."
                 )
         return self
+
+    def _refuse_routes_of_drafts(self) -> None:
+        on_policy = self.distill if isinstance(self.distill, OnPolicyDistill) else None
+        for train in (self.train, on_policy.train if on_policy else None):
+            if train and train.rollout.replay_routes and self.generator.speculation:
+                raise ValueError(
+                    "rollout.replay_routes would record the experts of drafted tokens that are "
+                    "then rejected; drop generator.speculation, or set replay_routes to false."
+                )
 
     def _refuse_shared_prefixes_that_cannot_be(self) -> None:
         distill = self.distill

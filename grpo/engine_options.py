@@ -93,6 +93,9 @@ def engine_options(
         # and is silently wrong from the second position on (by over 1 nat for a random model).
         # Blocks of 16 and no prefix cache, its CPU kernel's terms, vLLM sets by itself.
         options["compilation_config"] = {"custom_ops": ["none"]}
+        # Chosen by name: a processor with AMX would get a kernel that packs kv_b_proj away, and a
+        # weight that cannot be read back cannot be proven.
+        options["attention_backend"] = "CPU_MLA"
     return options
 
 

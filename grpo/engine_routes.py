@@ -211,16 +211,13 @@ def route_recorder(worker: VllmObject) -> RouteRecorder:
     Raises:
         ValueError: the model has no experts, or a kernel that chooses them out of sight.
     """
-    from vllm.model_executor.layers.fused_moe.router.base_router import (  # noqa: PLC0415 - as below
-        BaseRouter,
-    )
-    from vllm.model_executor.layers.fused_moe.runner.moe_runner import (  # noqa: PLC0415 - the driver reads this file too
-        MoERunner,
-    )
+    # Inside the engine's process only: the driver reads this file too.
+    from vllm.model_executor.layers.fused_moe.router import base_router  # noqa: PLC0415
+    from vllm.model_executor.layers.fused_moe.runner import moe_runner  # noqa: PLC0415
 
     runner = worker.model_runner
     layers: list[VllmObject] = [
-        module for module in runner.model.modules() if isinstance(module, MoERunner)
+        module for module in runner.model.modules() if isinstance(module, moe_runner.MoERunner)
     ]
     layers.sort(key=lambda layer: layer.layer_id)
     if not layers:
@@ -229,7 +226,7 @@ def route_recorder(worker: VllmObject) -> RouteRecorder:
             "choices could be recorded. Set it to false."
         )
     for layer in layers:
-        if layer.is_monolithic or not isinstance(layer.router, BaseRouter):
+        if layer.is_monolithic or not isinstance(layer.router, base_router.BaseRouter):
             raise ValueError(
                 f"train.rollout.replay_routes is true, but layer {layer.layer_id} chooses its "
                 f"experts out of sight ({type(layer.router).__name__}). Set it to false."

@@ -33,7 +33,12 @@ _COUNTERS = {
     "vllm:spec_decode_num_drafts": "drafts",
     "vllm:spec_decode_num_draft_tokens": "drafted_tokens",
     "vllm:spec_decode_num_accepted_tokens": "accepted_tokens",
+    "vllm:num_preemptions": "preemptions",
 }
+
+
+class PreemptedDraftsError(RuntimeError):
+    """Completions depend on the other requests in the engine, so a run could not be repeated."""
 
 
 def speculative_options(speculation: Speculation | None, *, revision: str | None) -> dict[str, Any]:
@@ -77,14 +82,37 @@ def speculation_stats(llm: VllmObject) -> dict[str, float]:
     """Totals of an engine with a drafter since its start.
 
     Returns:
-        `drafts`, `drafted_tokens` and `accepted_tokens`. A draft is accepted for
+        `drafts`, `drafted_tokens` and `accepted_tokens`: a draft is accepted for
         accepted_tokens / drafts tokens on average, and gives one more that the policy draws.
+        `preemptions`: requests that lost their place in the key-value cache to others.
     """
     found = dict.fromkeys(_COUNTERS.values(), 0.0)
     for metric in llm.get_metrics():
         if metric.name in _COUNTERS:
             found[_COUNTERS[metric.name]] += float(metric.value)
     return found
+
+
+def check_preemptions(llm: VllmObject, *, before: float) -> None:
+    """Refuses what was sampled while requests were preempted.
+
+    A preempted request loses the draft under way, and with it the place in its random numbers:
+    its completion is as likely as any, but another one than its seed gives without the others.
+
+    Args:
+        llm: an engine with a drafter.
+        before: `preemptions` of `speculation_stats` before the sampling.
+
+    Raises:
+        PreemptedDraftsError: there were preemptions since.
+    """
+    count = speculation_stats(llm)["preemptions"] - before
+    if count:
+        raise PreemptedDraftsError(
+            f"the key-value cache was too small: {count:.0f} times, a request was taken out and "
+            "computed again, which under generator.speculation changes what its seed gives. Raise "
+            "generator.kv_cache_bytes, lower generator.max_num_seqs, or drop generator.speculation."
+        )
 
 
 # --- inside the engine's process -------------------------------------------------------------

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
 from safetensors.torch import load_file
-from tiny_experts import write_qwen3_moe
+from tiny_experts import write_deepseek_v3, write_qwen3_moe
 from tiny_models import write_character_tokenizer
 
 from cotree.grpo import config
@@ -180,11 +180,24 @@ def settings(dtype: str, *, cache_bytes: int) -> config.Generator:
     )
 
 
+def write_model(kind: str, folder: Path) -> None:
+    write_character_tokenizer(folder)
+    shape: dict[str, Any] = {"num_hidden_layers": LAYERS, "eos_token_id": 1}
+    if kind == "qwen3_moe":
+        write_qwen3_moe(folder, num_experts=EXPERTS, **shape)
+        return
+    # What vLLM needs: a latent of 512 and 64, and the names of the router's parts.
+    shape |= {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "num_nextn_predict_layers": 0}
+    shape |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+    # Experts as wide as the rest, so that another choice of them tells.
+    shape |= {"hidden_size": 128, "moe_intermediate_size": 128}
+    write_deepseek_v3(folder, **shape)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experts")
-    write_character_tokenizer(folder)
-    write_qwen3_moe(folder, num_hidden_layers=LAYERS, num_experts=EXPERTS, eos_token_id=1)
+    write_model("qwen3_moe", folder)
     return folder
 
 
@@ -282,8 +295,12 @@ def test_after_a_sync_routes_are_those_of_the_new_weights(host: Host, folder: Pa
 
 
 @pytest.mark.slow
-def test_replay_brings_a_learner_close_to_a_bfloat16_engine(process: Host, folder: Path):
-    process.start(folder, settings("bfloat16", cache_bytes=32 << 20))
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
+def test_replay_brings_a_learner_close_to_a_bfloat16_engine(
+    process: Host, tmp_path: Path, kind: str
+):
+    write_model(kind, tmp_path)
+    process.start(tmp_path, settings("bfloat16", cache_bytes=32 << 20))
     requests = [request(n, seeds=(n,)) for n in range(24)]
     groups = [
         Group(one.problem, one.prompt_ids, (Rollout(completion, Reward(0.0, "")),))
@@ -297,7 +314,7 @@ def test_replay_brings_a_learner_close_to_a_bfloat16_engine(process: Host, folde
         max_tokens=SAMPLING.max_tokens,
         mask_truncated=False,
     )
-    model = reference.load(folder).eval()
+    model = reference.load(tmp_path).eval()
     routers = Routers(model, balance_coef=0.0)
 
     def divergence(routed: Batch) -> float:

@@ -154,6 +154,19 @@ def test_experts_with_scales_multiply_in_fp8_until_they_are_taken_away(scales):
     assert torch.equal(_trained(model)["logits"], full["logits"])
 
 
+def test_fp8_quantises_what_the_experts_are_given_and_not_what_autocast_makes_of_it():
+    model = _model("qwen3_moe")
+    (experts, _) = use_grouped_experts(model)
+    use_scales(experts, "pow2")
+    x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[0, 1, 2]]).expand(50, 3)
+    weights = torch.full((50, 3), 1 / 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        # Rounded to bfloat16 first, some values go to the other neighbour in e4m3.
+        rounded = experts(x.bfloat16().float(), ids, weights)
+        assert not torch.equal(experts(x, ids, weights), rounded)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

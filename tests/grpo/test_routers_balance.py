@@ -135,6 +135,15 @@ def test_without_a_coefficient_there_is_no_balance_loss(model):
     assert _balance(model, Routers(model, balance_coef=0.0), BATCH) is None
 
 
+def test_a_forward_is_balanced_once(model):
+    routers = Routers(model, balance_coef=0.5)
+    with routers.replaying(BATCH):
+        scores_of(model, BATCH)
+        assert routers.balance_loss(BATCH) is not None
+        with pytest.raises(ValueError, match="call balance_loss once"):
+            routers.balance_loss(BATCH)
+
+
 def test_a_balance_loss_without_a_trained_forward_is_an_error(model):
     routers = Routers(model, balance_coef=0.5)
     scores_of(model, BATCH)
