@@ -108,8 +108,20 @@ def _tokens(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]
     return [[completion.token_ids for completion in group] for group in groups]
 
 
+@torch.no_grad()
+def _greedy(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    """The likeliest completion of at most 24 tokens, token by token."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + GREEDY.max_tokens and (len(ids) == len(prompt) or ids[-1] != 1):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return tuple(ids[len(prompt) :])
+
+
 def _check_sampling(
-    host: Host, model: PreTrainedModel, requests: list[SampleRequest], plain: list[list[object]]
+    host: Host,
+    model: PreTrainedModel,
+    requests: list[SampleRequest],
+    plain: list[list[tuple[int, ...]]],
 ) -> None:
     """What must hold of any drafter: greedy tokens, log-probabilities, and seeds."""
     assert _tokens(host.sample(requests, GREEDY)) == plain
@@ -130,7 +142,9 @@ def _check_sampling(
     assert gap < 1e-5
 
 
-def test_no_drafter_changes_what_a_policy_says(process: Host, tiny_model: Path):
+def test_a_smaller_model_that_drafts_changes_nothing_that_a_policy_says(
+    process: Host, tiny_model: Path
+):
     model, requests = load_model(str(tiny_model), dtype="float32"), _requests(99)
     process.start(tiny_model, _settings(None))
     plain = _tokens(process.sample(requests, GREEDY))
@@ -144,9 +158,6 @@ def test_no_drafter_changes_what_a_policy_says(process: Host, tiny_model: Path):
     assert stats["accepted_tokens"] > 0.9 * stats["drafted_tokens"] > 0
     _check_sampling(process, model, requests, plain)
     assert _tokens(process.sample(requests)) != sampled  # other draws, of the same distribution
-    process.start(tiny_model, _settings(NGRAM))
-    _check_sampling(process, model, requests, plain)
-    assert process(lambda g: g.stats())["accepted_tokens"] > 0
 
 
 def _chi_square(tokens: list[int], probs: Tensor) -> float:
@@ -154,17 +165,20 @@ def _chi_square(tokens: list[int], probs: Tensor) -> float:
     expected = probs.double() * len(tokens)
     counts = torch.bincount(torch.tensor(tokens), minlength=len(probs)).double()
     rare = expected < 8
-    cells = torch.cat([expected[~rare], expected[rare].sum()[None]])
-    seen = torch.cat([counts[~rare], counts[rare].sum()[None]])
-    statistic = ((seen - cells) ** 2 / cells).sum()
-    freedom = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
+    if rare.any():
+        expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+        counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    freedom = torch.tensor((len(expected) - 1) / 2, dtype=torch.float64)
     return float(torch.special.gammaincc(freedom, statistic / 2))
 
 
 @torch.no_grad()
 def _second_token(model: PreTrainedModel, prompt: tuple[int, ...], temperature: float) -> Tensor:
-    """[V] distribution of the second token of a completion, over all first ones."""
+    """[V] distribution of the second token of a completion, over all first ones that end none."""
     first = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+    first[1] = 0.0
+    first /= first.sum()
     rows = torch.tensor([[*prompt, token] for token in range(len(first))])
     return first @ (model(rows).logits[:, -1] / temperature).softmax(-1)
 
@@ -286,8 +300,20 @@ def test_requests_near_the_engines_length_do_not_stop_others_drafts(
 
 
 def test_completions_of_preempted_requests_are_refused(process: Host, tiny_model: Path):
-    # 2 layers * 2 * 32 values * 4 bytes = 512 bytes a token, 16 KiB a block of 32 tokens: 14 blocks
-    # for 16 requests of two blocks.
-    process.start(tiny_model, _settings(NGRAM, kv_cache_bytes=14 * 32 * 512))
-    with pytest.raises(PreemptedDraftsError, match="Raise generator.kv_cache_bytes"):
+    # Policy and drafter, 2 layers * 2 * 32 values * 4 bytes each, are 1024 bytes a token, 32 KiB a
+    # block of 32 tokens: 14 blocks for 16 requests that end in their second one.
+    itself = DraftModelSpeculation(type="draft_model", path=str(tiny_model), tokens=2)
+    process.start(tiny_model, _settings(itself, kv_cache_bytes=14 * 32 * 1024))
+    with pytest.raises(PreemptedDraftsError, match=r"Raise generator\.kv_cache_bytes"):
         process.sample(_requests(99))
+
+
+def test_drafts_from_the_text_itself_change_nothing_that_a_policy_says(
+    process: Host, tiny_model: Path
+):
+    # The last engine of the process: it loads numba, beside which vLLM 0.32 starts no other.
+    model, requests = load_model(str(tiny_model), dtype="float32"), _requests(99)
+    greedy = [_greedy(model, one.prompt_ids) for one in requests]
+    process.start(tiny_model, _settings(NGRAM))
+    _check_sampling(process, model, requests, [[tokens, tokens] for tokens in greedy])
+    assert process(lambda g: g.stats())["accepted_tokens"] > 0

@@ -1,12 +1,15 @@
 """Tests for grpo/mtp.py: what the module computes, and which gradients leave it."""
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from mtp_models import ALPHABET, TINY_MTP
 from ragged_batches import ragged_batch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.modeling_layers import MtpModel
 
@@ -18,6 +21,7 @@ from cotree.grpo.models import create_model, load_model
 from cotree.grpo.mtp import mtp_loss, mtp_module, turn_last_layer_into_mtp
 from cotree.grpo.mtp_files import load_model_with_mtp
 from cotree.grpo.policy import Policy, Scores, check_policy
+from cotree.grpo.sharding import join, whole, wrap
 from cotree.grpo.tree_packing import pack_trees
 from cotree.grpo.types import Batch
 
@@ -238,3 +242,48 @@ def test_an_architecture_without_a_known_module_is_refused(tmp_path: Path):
     )
     with pytest.raises(ValueError, match="'qwen3' is not known"):
         turn_last_layer_into_mtp(load_model(str(tmp_path), dtype="float32"))
+
+
+# --- two processes ---------------------------------------------------------------------------
+
+
+def _gradients_in_group(rank: int, out: Path, folder: Path) -> None:
+    """One of two processes with other rows each: a gradient under DDP and one under FSDP2."""
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(out / "store"), 2)
+    join(store, host="127.0.0.1", rank=rank, world_size=2)
+    accelerator = Accelerator(cpu=True)
+    for sharding in ("ddp", "fsdp2"):
+        network = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+        wrapped = wrap(Policy(network, packing=False, mtp=ATTACHED), accelerator, sharding)
+        batch = rows_at(BATCH, torch.tensor([[0, 1, 2], [3, 4]][rank]))
+        scores = Scores(*wrapped(batch, 1.0))
+        # averaged over the processes, and each token has its share of the whole
+        loss = _loss(scores, batch) - (scores.logprobs * batch.weights).sum()
+        (2.0 * loss).backward()
+        found = {name: whole(p.grad) for name, p in network.named_parameters()}
+        if rank == 0:
+            save_file(found, out / f"{sharding}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(folder: Path, tmp_path: Path):
+    spawn = multiprocessing.get_context("spawn")
+    group = [
+        spawn.Process(target=_gradients_in_group, args=(rank, tmp_path, folder))
+        for rank in range(2)
+    ]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(120)
+    assert [process.exitcode for process in group] == [0, 0]
+    alone = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+    scores = _scores(alone, BATCH, ATTACHED)
+    expected = _gradients(alone, _loss(scores, BATCH) - (scores.logprobs * BATCH.weights).sum())
+    for sharding in ("ddp", "fsdp2"):
+        found = load_file(tmp_path / f"{sharding}.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert torch.allclose(found[name], gradient, atol=1e-6), (sharding, name)

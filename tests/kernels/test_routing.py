@@ -62,7 +62,7 @@ def _route(logits: torch.Tensor, case: SimpleNamespace, **more: object) -> Route
     return route(logits, **options, **more)
 
 
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_choices_and_weights_are_those_of_the_definition(case: SimpleNamespace):
     logits = 2 * _random(case.seed, 5, case.experts)
@@ -93,7 +93,7 @@ def test_experts_outside_a_tokens_groups_lose_against_negative_scores():
     assert sorted(routed.ids[0].tolist()) == [0, 1]
 
 
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_gradients_are_those_of_the_weights_alone(case: SimpleNamespace):
     logits = _random(case.seed, 3, case.experts).requires_grad_()
@@ -104,7 +104,7 @@ def test_gradients_are_those_of_the_weights_alone(case: SimpleNamespace):
     assert bias.grad is None
 
 
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_forced_experts_replace_the_choice_where_they_are_given(case: SimpleNamespace):
     logits = _random(case.seed, 6, case.experts)
@@ -257,7 +257,7 @@ def _loss_by_hand(
 _SEQUENCES = st.lists(st.integers(-1, 3), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(_SEQUENCES, st.integers(1, 3), st.integers(0, 1000))
 def test_the_balance_loss_is_that_of_the_definition(sequence: list[int], top_k: int, seed: int):
     scores = _random(seed, len(sequence), 5).sigmoid()
@@ -267,7 +267,7 @@ def test_the_balance_loss_is_that_of_the_definition(sequence: list[int], top_k: 
     assert float(loss) == pytest.approx(_loss_by_hand(scores, ids, sequence, weights), rel=1e-12)
 
 
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(_SEQUENCES, st.integers(0, 1000))
 def test_the_balance_loss_is_the_sum_of_its_sequences(sequence: list[int], seed: int):
     scores = _random(seed, len(sequence), 5).sigmoid()
