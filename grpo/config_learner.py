@@ -61,7 +61,10 @@ class Fp8Block(Strict):
 
 
 class Fp8Scaled(Strict):
-    """torchao's FP8 training: one scale for a whole tensor, or one for each of its rows."""
+    """torchao's FP8 training: one scale for a whole tensor, or one for each of its rows.
+
+    The routed experts of a mixture stay in bfloat16: torchao multiplies them on GPUs alone.
+    """
 
     type: Literal["fp8_tensorwise", "fp8_rowwise"]
     skip: tuple[str, ...] = ()

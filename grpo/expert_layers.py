@@ -29,7 +29,8 @@ _LAYOUT = {
     "is_transposed": False,
     "_is_expert_parallel": False,
 }
-"""What transformers notes about experts with gate_up_proj [E, 2 F, D] and down_proj [E, D, F]."""
+"""What transformers notes about experts with gate_up_proj [E, 2 F, D] and down_proj [E, D, F], where
+its version does."""
 
 
 def use_grouped_experts(model: nn.Module) -> list[nn.Module]:
@@ -45,7 +46,7 @@ def use_grouped_experts(model: nn.Module) -> list[nn.Module]:
         with biases or another layout (GPT-OSS), which computes on as before.
     """
     networks = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    experts = [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+    experts = stacked_experts(model)
     if not networks or not all(_has_layout(module) for module in experts):
         return []
     for module in experts:
@@ -60,8 +61,23 @@ def use_scales(module: nn.Module, scales: ScaleFormat | None) -> None:
     setattr(module, _SCALES, scales)
 
 
+def stacked_experts(model: nn.Module) -> list[nn.Module]:
+    """The modules that hold the weights of all experts of a layer, in whatever layout."""
+    return [
+        module
+        for module in model.modules()
+        if all(
+            isinstance(weight := getattr(module, name, None), nn.Parameter) and weight.ndim == 3
+            for name in ("gate_up_proj", "down_proj")
+        )
+    ]
+
+
 def _has_layout(module: nn.Module) -> bool:
-    return all(getattr(module, name, None) == value for name, value in _LAYOUT.items())
+    noted = all(getattr(module, name, value) == value for name, value in _LAYOUT.items())
+    num_experts, width, inner = cast(Tensor, module.down_proj).shape
+    shape = (num_experts, 2 * inner, width)
+    return noted and hasattr(module, "_apply_gate") and module.gate_up_proj.shape == shape
 
 
 def _grouped_experts(

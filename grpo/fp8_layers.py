@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -11,8 +12,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from cotree.grpo.config_learner import FixedPrecision, Fp8Block, Fp8Scaled, Precision, phases_of
-from cotree.grpo.expert_layers import use_grouped_experts, use_scales
+from cotree.grpo.expert_layers import stacked_experts, use_grouped_experts, use_scales
 from cotree.kernels.fp8 import block_linear
+
+_LOG = logging.getLogger(__name__)
 
 _TorchaoRecipe: TypeAlias = Any
 """torchao's settings, untyped."""
@@ -121,6 +124,12 @@ def fp8_layers(model: PreTrainedModel, precision: Precision) -> Fp8Layers:
         raise ValueError(
             f'learner.precision.type = "{wanted[0].type}" has no effect: the model has no linear '
             'layer but its head. Use "bfloat16".'
+        )
+    if left := len(stacked_experts(model)) - len(experts):
+        _LOG.warning(
+            "the experts of %d layers of this architecture have a layout of their own: they are "
+            "multiplied in bfloat16, not in FP8.",
+            left,
         )
     for found in wanted:
         _check_skipped([*linears, *experts], found.skip)

@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -271,12 +270,14 @@ class Learner:
     def _ref_logprobs(self, piece: Batch) -> Tensor | None:
         if self._train is None or self._train.kl is None:
             return None
-        disabled = (
-            self._model.disable_adapter() if isinstance(self._model, PeftModel) else nullcontext()
-        )
-        module = self._policy if self._reference is None else self._reference
-        with torch.no_grad(), disabled, self._arithmetic.forward(self._updates):
-            return module(piece, self._train.rollout.temperature)[0]
+        temperature = self._train.rollout.temperature
+        with torch.no_grad(), self._arithmetic.forward(self._updates):
+            if self._reference is not None:
+                with self._reference.routers.replaying(piece):
+                    return self._reference.policy(piece, temperature)[0]
+            assert isinstance(self._model, PeftModel), "reference_policy leaves only this one out"
+            with self._model.disable_adapter():
+                return self._policy(piece, temperature)[0]
 
     # --- weights and checkpoints -------------------------------------------------------------
 

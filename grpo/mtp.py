@@ -152,7 +152,7 @@ def mtp_hidden(
     """
     module = mtp_module(network)
     assert module is not None, "the caller attached one"
-    embeddings: Tensor = cast(nn.Module, network.get_input_embeddings())(token_ids.roll(-1, 1))
+    embeddings: Tensor = network.get_input_embeddings()(token_ids.roll(-1, 1))
     if detached:
         hidden, embeddings = hidden.detach(), embeddings.detach()
     # vLLM's drafter has no embedding at a text's first position; training must not have one either.
@@ -200,7 +200,7 @@ class DraftingStates:
             chosen = logprobs.gather(-1, targets[chunk, None])[:, 0]
             return chosen, (logits.argmax(-1) == targets[chunk]).to(logits.dtype)
 
-        weight, bias = head.weight, head.bias
+        weight, bias = head.weight, cast("Tensor | None", head.bias)
         if detached:
             weight, bias = weight.detach(), None if bias is None else bias.detach()
         found = chunked_head(

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from cotree.grpo.models import cannot_load
 from cotree.grpo.mtp import COPIES, EMBEDDING, turn_last_layer_into_mtp
@@ -61,7 +61,7 @@ def load_model_with_mtp(
     # transformers loads one decoder layer more, with its own conversions of names and experts.
     config.num_hidden_layers += 1
     with _without_load_report():
-        network, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -69,6 +69,7 @@ def load_model_with_mtp(
             trust_remote_code=False,
             output_loading_info=True,
         )
+    network, report = loaded
     if report["missing_keys"]:
         raise ValueError(f"{path!r} has no weights for {sorted(report['missing_keys'])}.")
     module = turn_last_layer_into_mtp(cast(PreTrainedModel, network))
@@ -151,7 +152,7 @@ def _warn_of_other_copies(stored: _Checkpoint, prefix: str) -> None:
 
 
 @contextmanager
-def _without_load_report() -> Iterator[None]:
+def _without_load_report() -> Generator[None]:
     """Keeps transformers from listing the module's tensors as unexpected ones."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -18,10 +18,12 @@ from cotree.grpo.attention import use_float32_attention
 from cotree.grpo.config_algorithm import Dtype, Optimizer
 from cotree.grpo.config_distill import ResidentTeacher
 from cotree.grpo.config_learner import phases_of
+from cotree.grpo.expert_layers import use_grouped_experts
 from cotree.grpo.fp8_layers import Fp8Layers, fp8_layers
 from cotree.grpo.models import load_model
 from cotree.grpo.objective import Objective, Taught, policy_part
 from cotree.grpo.policy import Policy
+from cotree.grpo.routers import Routers
 from cotree.grpo.seeds import derive
 from cotree.grpo.sharding import wrap
 from cotree.grpo.taught_policy import ResidentModel, TaughtPolicy
@@ -123,20 +125,31 @@ def trained_policy(
     )
 
 
-def reference_policy(spec: LearnerSpec, accelerator: Accelerator) -> nn.Module | None:
+@dataclass(frozen=True)
+class Reference:
+    """A frozen policy, and its routers: they follow a batch's recorded routes as the trained do."""
+
+    policy: nn.Module
+    routers: Routers
+
+
+def reference_policy(spec: LearnerSpec, accelerator: Accelerator) -> Reference | None:
     """A frozen copy of the starting model, where a KL penalty needs one.
 
-    With LoRA there is none: the model without its adapters is the reference.
+    It computes as the trained model does in bfloat16, so that its divergence begins at 0. With
+    LoRA there is none: the model without its adapters is the reference.
     """
     train = policy_part(spec.objective)
     if train is None or train.kl is None or spec.learner.lora is not None:
         return None
     model = starting_model(spec).requires_grad_(requires_grad=False)
+    use_grouped_experts(model)
+    routers = Routers(model, balance_coef=0.0)
     # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
     policy = Policy(model.eval(), packing=spec.learner.packing)
     if spec.learner.sharding == "ddp":
-        return policy.to(accelerator.device)
-    return wrap(policy, accelerator, spec.learner.sharding)
+        return Reference(policy.to(accelerator.device), routers)
+    return Reference(wrap(policy, accelerator, spec.learner.sharding), routers)
 
 
 def resident_teacher(spec: LearnerSpec, device: torch.device) -> ResidentModel | None:

@@ -301,7 +301,8 @@ def _quantize(values: Tensor, dims: tuple[int, ...], scales: ScaleFormat) -> tup
         exponent = (bits >> 23) - 8 + ((bits & 0x7FFFFF) > 0x600000).int()
         scale = (exponent.clamp_(min=1) << 23).view(torch.float32)
     else:
-        scale = (amax / E4M3_MAX).clamp_(min=SMALLEST_SCALE)
+        # By a tensor: on a GPU torch multiplies by the reciprocal of a plain number, another float.
+        scale = (amax / amax.new_full((), E4M3_MAX)).clamp_(min=SMALLEST_SCALE)
     finite = amax.isfinite()
     scale = torch.where(amax == 0, 1.0, scale).masked_fill_(~finite, torch.nan)
     # Rounding of amax / 448 leaves at most 448 * (1 + 2^-23), which rounds to 448: no clamp.

@@ -171,8 +171,9 @@ def padded_positions(offsets: Tensor, num_rows: int) -> tuple[Tensor, Tensor, in
     rows = torch.arange(num_rows, device=offsets.device, dtype=torch.int32)
     expert = torch.searchsorted(offsets, rows, right=True)
     # Rows of the experts before are as many as their positions, less what these are filled up by.
-    filling = (ends - offsets).roll(1)
-    filling[0] = 0
+    # (A number assigned to a CUDA tensor's element would be copied there, and waited for.)
+    filling = (ends - offsets)[:-1]
+    filling = torch.cat([filling.new_zeros(1), filling])
     most_tiles = (num_rows + (fp8.TILE - 1) * min(len(offsets), num_rows)) // fp8.TILE
     return (rows + filling[expert]).long(), ends, most_tiles * fp8.TILE
 

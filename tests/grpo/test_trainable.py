@@ -137,9 +137,10 @@ def test_a_reference_is_held_only_where_a_penalty_needs_a_copy(
     assert (reference is not None) == exists
     if reference is None:
         return
-    assert isinstance(reference, Policy)
-    assert not reference.model.training
-    assert not any(p.requires_grad for p in reference.parameters())
+    policy = reference.policy
+    assert isinstance(policy, Policy)
+    assert not policy.model.training
+    assert not any(p.requires_grad for p in policy.parameters())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

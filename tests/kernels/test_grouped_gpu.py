@@ -38,7 +38,7 @@ def _gap(got: torch.Tensor, want: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("scales", ["pow2", "float32"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-3)])
 def test_fp8_experts_are_those_of_the_cpu(device, dtype, tolerance, scales):
     x, weight, upstream, offsets = _operands(dtype)
     assert backend("grouped_matmul", x.to(device)) == "triton"
@@ -49,7 +49,8 @@ def test_fp8_experts_are_those_of_the_cpu(device, dtype, tolerance, scales):
 
     want = _trained(layer, x, weight, upstream)
     got = _trained(layer, x.to(device), weight.to(device), upstream.to(device))
-    # The bytes are equal; sums are in another order, and bfloat16 rounds them once.
+    # The bytes are equal. Hopper adds up the products of a tile with some 14 bits, and bfloat16
+    # rounds sums once.
     assert [_gap(ours, theirs) <= tolerance for ours, theirs in zip(got, want, strict=True)] == (
         [True] * 3
     )

@@ -30,7 +30,8 @@ def test_statistics_and_gradient_equal_float64(device, dtype, v):
     gradient = given.logits.clone()
     gradient_in_place(gradient, given.targets, per_row(given, statistics), SCALE, None)
     if v == 1:
-        assert (gradient == 0).all()
+        # p is exp(logit - logsumexp), both of which are rounded at their own size.
+        assert float(gradient.abs().max()) <= 4 * bound
     else:
         low = 2**-8 if dtype == torch.bfloat16 else 0.0
         assert gradient_gap(gradient, expected.gradient) <= low + 4 * bound
