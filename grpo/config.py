@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from cotree.grpo.config_algorithm import Optimizer, PositiveFloat, PositiveInt, Strict, Train
 from cotree.grpo.config_distill import AnyDistill, LogitsDistill, OnPolicyDistill, TracesDistill
 from cotree.grpo.config_evaluation import Evaluate
-from cotree.grpo.config_generator import Generator
+from cotree.grpo.config_generator import Generator, MtpSpeculation
 from cotree.grpo.config_learner import BFloat16, Float32, Learner, Lora
 from cotree.grpo.config_model import Model, NewNetwork, Prompt
 from cotree.grpo.config_traces import GeneratedTraces, Traces
@@ -205,6 +205,7 @@ class Pipeline(Strict):
         if self.learner.share_prefixes:
             self._refuse_shared_prefixes_that_cannot_be()
         self._refuse_routes_of_drafts()
+        self._refuse_a_missing_prediction_module()
         offline = isinstance(self.distill, TracesDistill | LogitsDistill)
         if isinstance(self.model, NewNetwork) and self.sft is None and not offline:
             raise ValueError(
@@ -226,6 +227,21 @@ class Pipeline(Strict):
                     f"{self.generator.max_model_len}; raise max_model_len."
                 )
         return self
+
+    def _refuse_a_missing_prediction_module(self) -> None:
+        if not isinstance(self.model, NewNetwork) or getattr(self.model, "mtp_layers", 0):
+            return
+        needs = {
+            "learner.mtp": self.learner.mtp is not None,
+            'generator.speculation.type = "mtp"': isinstance(
+                self.generator.speculation, MtpSpeculation
+            ),
+        }
+        for name in [name for name, needed in needs.items() if needed]:
+            raise ValueError(
+                f"{name} needs a multi-token prediction module, which this new model has not; use "
+                'model.type = "new_deepseek_v3" with mtp_layers = 1.'
+            )
 
     def _refuse_routes_of_drafts(self) -> None:
         on_policy = self.distill if isinstance(self.distill, OnPolicyDistill) else None

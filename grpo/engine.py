@@ -26,6 +26,13 @@ from cotree.grpo.engine_sampling import (
     sampling_params,
     stop_ids,
 )
+from cotree.grpo.engine_speculation import (
+    check_preemptions,
+    mend_cpu_sampler,
+    spare_tokens,
+    speculation_stats,
+    speculative_options,
+)
 from cotree.grpo.engine_trees import Drawn, Piece, RequestSamples
 from cotree.grpo.types import Completion, SampleRequest
 from cotree.grpo.weights import Canary, SyncProof, WeightSyncError, WeightUpdate, prove
@@ -69,6 +76,8 @@ class Generator:
         os.environ.update(engine_environment(threads=generator.threads, cuda=cuda))
         if not cuda:
             torch.set_num_threads(generator.threads)
+            if generator.speculation is not None:
+                mend_cpu_sampler()
         from vllm import LLM
 
         self._generator = generator
@@ -83,6 +92,7 @@ class Generator:
                 latent_attention=has_latent_attention(model_path, revision=revision),
                 record_routes=record_routes,
             ),
+            **speculative_options(generator.speculation, revision=revision),
         )
         self._recorder: RouteRecorder | None = (
             self._on_worker(route_recorder) if record_routes else None
@@ -114,6 +124,7 @@ class Generator:
             found = dict(self.stream(requests, sampling, min_version=min_version))
             return [found[index] for index in range(len(requests))]
         self._check(requests, sampling, min_version)
+        preemptions = self._preemptions()
         started = time.perf_counter()
         prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests for _ in r.seeds]
         params = [self._params(sampling, seed) for r in requests for seed in r.seeds]
@@ -122,6 +133,8 @@ class Generator:
         groups = [tuple(islice(completions, len(request.seeds))) for request in requests]
         assert sum(map(len, groups)) == len(outputs), "the engine answered another number"
         self._stats["seconds"] += time.perf_counter() - started
+        if preemptions is not None:
+            check_preemptions(self._llm, before=preemptions)
         return groups
 
     def stream(
@@ -137,6 +150,7 @@ class Generator:
             StaleGeneratorError, ValueError: as `sample`, before anything is sampled.
         """
         self._check(requests, sampling, min_version)
+        preemptions = self._preemptions()
         started, engine = time.perf_counter(), self._llm.llm_engine
         waiting: dict[str, tuple[int, Piece, str]] = {}  # by name: request, piece, vLLM's own name
         samples = {
@@ -171,6 +185,8 @@ class Generator:
                         found = replace(found, routes=routes)
                     add(index, samples[index].take(piece.leaf, found))
                     if samples[index].is_whole:
+                        if preemptions is not None:
+                            check_preemptions(self._llm, before=preemptions)
                         yield index, samples.pop(index).leaves
         finally:
             engine.abort_request(list(waiting))
@@ -230,7 +246,14 @@ class Generator:
 
     def stats(self) -> dict[str, float]:
         """Totals since the start: tokens, seconds of sampling, prompt tokens, cached ones."""
-        return dict(self._stats)
+        if self._generator.speculation is None:
+            return dict(self._stats)
+        return self._stats | speculation_stats(self._llm)
+
+    def _preemptions(self) -> float | None:
+        if self._generator.speculation is None:
+            return None
+        return speculation_stats(self._llm)["preemptions"]
 
     def _check(
         self, requests: Sequence[SampleRequest], sampling: Sampling, min_version: int
@@ -248,11 +271,12 @@ class Generator:
         length, limit = len(request.prompt_ids), self._generator.max_model_len
         if not length:
             raise ValueError(f"problem {request.problem.id!r} has an empty prompt.")
-        if length + sampling.max_tokens > limit:
+        spare = spare_tokens(self._generator.speculation)
+        if length + sampling.max_tokens + spare > limit:
             raise ValueError(
                 f"problem {request.problem.id!r}: its prompt of {length} tokens and max_tokens = "
-                f"{sampling.max_tokens} exceed generator.max_model_len = {limit}. Raise "
-                "max_model_len, lower max_tokens or drop the problem."
+                f"{sampling.max_tokens}, and {spare} for drafts, exceed generator.max_model_len = "
+                f"{limit}. Raise max_model_len, lower max_tokens or drop the problem."
             )
         if any(seed < 0 for seed in request.seeds):
             # vLLM reads -1 as "no seed".

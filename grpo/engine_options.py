@@ -79,7 +79,11 @@ def engine_options(
         # Only checked against free memory at start-up once kv_cache_memory_bytes is given; a
         # learner may hold most of the device.
         return options | {"gpu_memory_utilization": 0.05}
-    options |= {
+    return options | _on_a_cpu(generator, latent_attention=latent_attention)
+
+
+def _on_a_cpu(generator: config.Generator, *, latent_attention: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
         "enforce_eager": True,
         # A chunked prompt with a per-request seed kills vLLM's CPU sampler ("CPU Generator does
         # not use offset"); without chunks a step must have room for a whole prompt.

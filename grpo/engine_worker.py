@@ -26,6 +26,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from cotree.grpo.engine_experts import is_experts, live_experts, repack_experts
 from cotree.grpo.engine_latent import is_latent_attention, live_copies
+from cotree.grpo.engine_speculation import drafter_digests, load_drafter, mtp_drafter
 from cotree.grpo.weights import carried_dtype, digest
 
 Layer: TypeAlias = Any
@@ -51,6 +52,8 @@ class EngineWorker:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Replaces the live weights by `tensors` (Hugging Face names), in place."""
         self.reload_weights(weights_iterator=iter(tensors.items()))
+        if mtp_drafter(self.model_runner) is not None:
+            load_drafter(self.model_runner, tensors)
         self.repack()
 
     def repack(self) -> None:
@@ -62,7 +65,9 @@ class EngineWorker:
         that expects the packed layout.
         """
         model: nn.Module = self.model_runner.model
-        for module in model.modules():
+        drafter = mtp_drafter(self.model_runner)
+        models = [model] if drafter is None else [model, drafter]
+        for module in (module for model in models for module in model.modules()):
             if is_experts(module):
                 repack_experts(module)
         head = _tied_head(model)
@@ -82,20 +87,30 @@ class EngineWorker:
         """
         model: nn.Module = self.model_runner.model
         dtype: torch.dtype = self.model_runner.model_config.dtype
-        digests: dict[str, str] = {}
-        for name, tensor in _live_weights(model, dtype):
-            if name in digests:
-                raise UnsupportedLayerError(f"two live layers answer to the name {name!r}.")
-            digests[name] = digest(tensor.to(carried_dtype(name, dtype)))
-        for name, place, tensor in live_copies(model, tuple(digests)):
-            found = digest(tensor.to(carried_dtype(name, dtype)))
-            if found != digests.get(name):
-                digests[f"{name} as {place}"] = found
+        # A drafter has no mapping of its own; its layers are fused as the policy's are.
+        packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+        digests = _digests(model, dtype, packed)
+        drafter = mtp_drafter(self.model_runner)
+        if drafter is not None:
+            digests |= drafter_digests(_digests(drafter, dtype, packed))
         return digests
 
     def has_tied_head(self) -> bool:
         """Whether the output layer shares the embedding's weight."""
         return _tied_head(self.model_runner.model) is not None
+
+
+def _digests(model: nn.Module, dtype: torch.dtype, packed: dict[str, list[str]]) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for name, tensor in _live_weights(model, dtype, packed):
+        if name in digests:
+            raise UnsupportedLayerError(f"two live layers answer to the name {name!r}.")
+        digests[name] = digest(tensor.to(carried_dtype(name, dtype)))
+    for name, place, tensor in live_copies(model, tuple(digests)):
+        found = digest(tensor.to(carried_dtype(name, dtype)))
+        if found != digests.get(name):
+            digests[f"{name} as {place}"] = found
+    return digests
 
 
 def _tied_head(model: Layer) -> Layer | None:
@@ -106,8 +121,9 @@ def _tied_head(model: Layer) -> Layer | None:
     return head if any(head.weight is embedding.weight for embedding in embeddings) else None
 
 
-def _live_weights(model: Layer, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+def _live_weights(
+    model: Layer, dtype: torch.dtype, packed: dict[str, list[str]]
+) -> Iterator[tuple[str, Tensor]]:
     for prefix, module in model.named_modules():
         if isinstance(module, LinearBase):
             yield from _live_linear(prefix, module, packed, dtype)

@@ -21,6 +21,10 @@ _TorchaoRecipe: TypeAlias = Any
 """torchao's settings, untyped."""
 
 
+_NEVER = ("eh_proj",)
+"""Stays as it is: DeepSeek-V3's checkpoints have this part of the prediction module in bfloat16."""
+
+
 class Fp8Linear(nn.Linear):
     """A linear layer that multiplies as `precision` says: FP8, or whatever autocast does.
 
@@ -118,7 +122,7 @@ def fp8_layers(model: PreTrainedModel, precision: Precision) -> Fp8Layers:
     linears = {
         name: _converted(module)
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not head
+        if type(module) is nn.Linear and module is not head and not _ends_in(name, _NEVER)
     }
     if not linears and not experts:
         raise ValueError(

@@ -24,8 +24,9 @@ from cotree.grpo.config_algorithm import Train
 from cotree.grpo.expert_balance import ExpertLoads
 from cotree.grpo.learner_files import LearnerFiles
 from cotree.grpo.learner_group import LearnerGroup
+from cotree.grpo.mtp import mtp_loss
 from cotree.grpo.objective import StepStatistics, micro_batch_loss, policy_part
-from cotree.grpo.policy import attention_balance, check_policy, to_device
+from cotree.grpo.policy import Scores, attention_balance, check_policy, to_device
 from cotree.grpo.precision import Arithmetic
 from cotree.grpo.routers import Routers
 from cotree.grpo.row_values import RowValue, row_values
@@ -165,9 +166,8 @@ class Learner:
         rate = learning_rate(
             self._spec.optimizer, update=self._updates, total_updates=self._spec.total_updates
         )
-        parameters = list(self._parameters.values())
-        scales = self._arithmetic.unscale(parameters, self._updates)
-        norm = total_norm(parameters, max_norm=self._spec.optimizer.max_grad_norm)
+        scales = self._arithmetic.unscale(list(self._parameters.values()), self._updates)
+        norm = self._clip()
         measures = {"loss": loss, "grad_norm": norm, "learning_rate": rate, **scales}
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad()
@@ -189,6 +189,20 @@ class Learner:
         self._updates += 1
         return measures | self._loads.update()
 
+    def _clip(self) -> float:
+        """Clips the gradients by their joint norm; returns it before that.
+
+        A detached prediction module is clipped apart: its gradient would shrink the policy's.
+        """
+        mtp, limit = self._spec.learner.mtp, self._spec.optimizer.max_grad_norm
+        apart = self._files.mtp_names() if mtp is not None and mtp.detached else set[str]()
+        parts = [
+            [value for name, value in self._parameters.items() if (name in apart) is wanted]
+            for wanted in (False, True)
+        ]
+        norm, *others = [total_norm(part, max_norm=limit) for part in parts if part]
+        return norm if all(map(math.isfinite, others)) else math.nan
+
     def _backward(
         self, pieces: list[Batch], old: Sequence[Tensor | None], measured: StepStatistics
     ) -> float:
@@ -198,22 +212,26 @@ class Learner:
             last = index == len(pieces) - 1
             with gradient_sync(self._policy, enabled=last), self._routers.replaying(piece):
                 with self._loads.counting(piece):
-                    logprobs, entropy, divergence = self._scores(piece)
+                    scores = self._scores(piece)
                 balance = self._routers.balance_loss(piece)
                 loss, diagnostics = micro_batch_loss(
                     self._spec.objective,
                     piece,
-                    logprobs=logprobs,
+                    logprobs=scores.logprobs,
                     old_logprobs=old_logprobs,
                     ref_logprobs=self._ref_logprobs(piece),
-                    divergence=divergence,
+                    divergence=scores.divergence,
                 )
                 loss = loss if balance is None else loss + balance
+                if scores.mtp_logprobs is not None and self._spec.learner.mtp is not None:
+                    weight = self._spec.learner.mtp.weight
+                    loss = loss + mtp_loss(scores.mtp_logprobs, piece.weights, weight=weight)
                 # The processes' gradients are averaged, but each token's weight is its share of
                 # the whole step, so they have to be summed.
                 self._arithmetic.scaled(loss * self._world_size, self._updates).backward()
             loss_sum += loss.detach()
-            measured.add(piece, entropy, diagnostics)
+            measured.add(piece, scores.entropy, diagnostics)
+            measured.add_drafts(piece, scores.mtp_logprobs, scores.mtp_hits)
         if self._world_size > 1:
             torch.distributed.all_reduce(loss_sum)
         return float(loss_sum)
@@ -257,15 +275,12 @@ class Learner:
         rows = to_device(batch, self._accelerator.device)
         return row_values(rows, lambda row: self._scores(row)[:2], list(self._parameters.values()))
 
-    def _scores(
-        self, piece: Batch, *, temperature: float | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probabilities, entropy and, under a teacher, the divergence from it, each [B, S]."""
+    def _scores(self, piece: Batch, *, temperature: float | None = None) -> Scores:
         if temperature is None:
             temperature = self._train.rollout.temperature if self._train else 1.0
         with self._arithmetic.forward(self._updates):
             found = self._policy(piece, temperature)
-        return found if len(found) == 3 else (*found, None)
+        return Scores(*found)
 
     def _ref_logprobs(self, piece: Batch) -> Tensor | None:
         if self._train is None or self._train.kl is None:
@@ -287,7 +302,7 @@ class Learner:
 
     def weights(self) -> WeightUpdate | None:
         """The policy's weights for the engines; None from every process but the first."""
-        named = self._files.checkpoint_weights()
+        named = self._files.engine_weights()
         if self._rank != 0:
             return None
         dtype = cast(torch.dtype, getattr(torch, self._spec.engine_dtype))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cotree.grpo.models import copy_tokenizer, load_model
+from cotree.grpo.mtp import is_mtp_weight, with_copies
+from cotree.grpo.mtp_files import load_model_with_mtp, stored_mtp
 from cotree.grpo.sharding import assign, like, whole
 from cotree.grpo.trainable import LearnerSpec
 from cotree.grpo.weight_names import ADAPTER, checkpoint_weights
@@ -73,11 +75,18 @@ class LearnerFiles:
         if self._rank != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        network = self._network()
+        layers = self._num_layers()
+        if self._spec.learner.mtp is None:
+            named |= stored_mtp(self._spec.model_path, revision=self._spec.revision)
+        has_mtp = any(is_mtp_weight(name, layers=layers) for name in named)
+        if not has_mtp and getattr(network.config, "num_mtp_layers", 0):
+            network.config.num_mtp_layers = 0  # or engines would look for a module
+        named = with_copies(named, layers=layers)
         # Copies: each expert is a slice of its layer's stack, which safetensors refuses to write.
         save_torch_state_dict(
             {n: t.clone(memory_format=torch.contiguous_format) for n, t in named.items()}, folder
         )
-        network = self._network()
         network.config.save_pretrained(folder)
         network.generation_config.save_pretrained(folder)
         copy_tokenizer(self._spec.model_path, folder, revision=self._spec.revision)
@@ -120,6 +129,24 @@ class LearnerFiles:
         state = {name: whole(value) for name, value in network.state_dict().items()}
         return {name: value.cpu() for name, value in checkpoint_weights(network, state).items()}
 
+    def engine_weights(self) -> dict[str, Tensor]:
+        """As `checkpoint_weights`, with a prediction module exactly where engines draft with it."""
+        named = self.checkpoint_weights()
+        module = {name for name in named if is_mtp_weight(name, layers=self._num_layers())}
+        if not self._spec.drafts:
+            return {name: value for name, value in named.items() if name not in module}
+        if not module:
+            named |= stored_mtp(self._spec.model_path, revision=self._spec.revision)
+        return named
+
+    def mtp_names(self) -> set[str]:
+        """The parameters of the model's prediction module, by the model's own names."""
+        layers = self._num_layers()
+        return {name for name in self._parameters if is_mtp_weight(name, layers=layers)}
+
+    def _num_layers(self) -> int:
+        return self._network().config.get_text_config().num_hidden_layers
+
     def _saved_values(self, folder: Path) -> dict[str, Tensor]:
         """Trained weights of a checkpoint by the model's own names."""
         if isinstance(self._model, PeftModel):
@@ -128,7 +155,8 @@ class LearnerFiles:
                 f"{name.removesuffix('.weight')}.{ADAPTER}.weight": value
                 for name, value in adapter.items()
             }
-        return dict(load_model(str(folder / "model"), dtype=torch.float32).state_dict())
+        load = load_model if self._spec.learner.mtp is None else load_model_with_mtp
+        return dict(load(str(folder / "model"), dtype=torch.float32).state_dict())
 
     def _network(self) -> PreTrainedModel:
         model = self._model

@@ -105,6 +105,12 @@ def mtp_module(network: PreTrainedModel) -> nn.Module | None:
     return None
 
 
+def mtp_modules(model: nn.Module) -> set[nn.Module]:
+    """The parts of a multi-token prediction module, wherever it is in `model`; else none."""
+    found = [module for module in model.modules() if isinstance(module, _Predicts)]
+    return {part for module in found for part in module.modules()}
+
+
 def _layers(network: PreTrainedModel) -> nn.ModuleList:
     return cast(nn.ModuleList, cast(nn.Module, network.get_decoder()).get_submodule("layers"))
 

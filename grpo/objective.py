@@ -160,7 +160,10 @@ def _tree_loss(
     return loss, diagnostics | {"clipped": clipped}
 
 
-_SUMS = ("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl", "divergence")
+_SUMS = (
+    *("tokens", "entropy", "clipped", "weight", "abs_mismatch", "k1", "k3", "kl", "divergence"),
+    *("drafted", "draft_nats", "draft_hits"),
+)
 _MAXIMA = ("ratio", "abs_mismatch")
 
 
@@ -173,6 +176,7 @@ class StepStatistics:
         self._is_policy = False
         self._has_kl = False
         self._has_teacher = False
+        self._has_drafts = False
 
     def add(self, batch: Batch, entropy: Tensor, diagnostics: dict[str, Tensor]) -> None:
         """Takes in a micro-batch: [B, S] entropy and the diagnostics of `micro_batch_loss`.
@@ -206,6 +210,18 @@ class StepStatistics:
             for name, value in maxima.items():
                 self._maxima[name] = max(self._maxima[name], float(value.max()))
 
+    def add_drafts(self, batch: Batch, logprobs: Tensor | None, hits: Tensor | None) -> None:
+        """Takes in what a multi-token prediction module made of it; see `grpo.policy.Scores`.
+
+        The first two tokens of a row have no place from where the module would predict them.
+        """
+        if logprobs is None or hits is None:
+            return
+        self._has_drafts = True
+        self._sums["drafted"] += float(batch.mask[:, 2:].sum())
+        self._sums["draft_nats"] -= float(logprobs.detach().double().sum())
+        self._sums["draft_hits"] += float(hits.sum())
+
     def reduced(self, *, world_size: int, device: torch.device) -> dict[str, float]:
         """Means and maxima over all processes, under the names that metrics files use."""
         sums = torch.tensor([self._sums[name] for name in _SUMS], dtype=torch.float64)
@@ -232,4 +248,8 @@ class StepStatistics:
             stats["distill/divergence_nats"] = total["divergence"] / tokens
         if self._has_kl:
             stats["kl_ref_nats"] = total["kl"] / tokens
+        if self._has_drafts:
+            drafted = max(1.0, total["drafted"])
+            stats["mtp/nats"] = total["draft_nats"] / drafted
+            stats["mtp/top1_frac"] = total["draft_hits"] / drafted
         return stats

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cotree.grpo.mtp import mtp_modules
 from cotree.grpo.types import Batch
 from cotree.kernels.routing import Routed, route, sequence_balance_loss
 
@@ -69,6 +70,8 @@ class Routers:
     def __init__(self, model: nn.Module, *, balance_coef: float) -> None:
         """Replaces the forward of every router it knows, in place. Others stay as they are.
 
+        So does that of a multi-token prediction module: no engine records its choices.
+
         Args:
             model: with adapters or without, wrapped for several processes later or not at all.
             balance_coef: of the sequence-wise balance loss (alpha); 0 leaves it out.
@@ -82,8 +85,11 @@ class Routers:
         self._batch: Batch | None = None
         self._scores: dict[int, Tensor] | None = None
         """By layer, of the forward that is trained; None outside of one."""
+        apart = mtp_modules(model)
         for module in model.modules():
             name = type(module).__name__
+            if module in apart:
+                continue
             if name in OPTIONS_BY_CLASS:
                 self._replace_forward(module, OPTIONS_BY_CLASS[name])
             elif name.endswith("Router"):

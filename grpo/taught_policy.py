@@ -14,8 +14,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from cotree.grpo.config_distill import Divergence
+from cotree.grpo.config_learner import Mtp
 from cotree.grpo.divergence import divergence_of, outcome_logprobs
-from cotree.grpo.policy import PredictingStates, policy_logprobs, predicting_states
+from cotree.grpo.policy import PredictingStates, Scores, policy_logprobs, predicting_states
 from cotree.grpo.types import Batch, TaughtBatch
 from cotree.kernels.chunked_head import chunked_head
 
@@ -57,6 +58,7 @@ class TaughtPolicy(nn.Module):
         divergence: Divergence,
         teacher: ResidentModel | None,
         order: Tensor | None,
+        mtp: Mtp | None = None,
     ) -> None:
         """Takes over the model.
 
@@ -67,21 +69,28 @@ class TaughtPolicy(nn.Module):
             teacher: asked about every batch; None reads a `TaughtBatch`.
             order: [V] int64, the order of the vocabulary that a `TaughtBatch` means; None is the
                 student's own.
+            mtp: how the student's multi-token prediction module is trained, if it is.
         """
         super().__init__()
         self.model = model
         self.packing = packing
         self._divergence = divergence
         self._teacher = teacher
+        self._mtp = mtp
         self.register_buffer("_order", order, persistent=False)
 
-    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, batch: Batch, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor | None] | Scores:
         """[B, S] log-probabilities and entropy at `temperature`, and the divergence, in nats.
+
+        With `mtp` the module's scores as well: `Scores(*result)` has either.
 
         The divergence is zero where the teacher has no opinion, and has a temperature of its own.
         It is None where there is no teacher to ask and the batch holds no opinions.
         """
-        states = predicting_states(self.model, batch, packing=self.packing)
+        mtp = self._mtp if torch.is_grad_enabled() else None
+        states = predicting_states(self.model, batch, packing=self.packing, mtp=mtp)
         targets = batch.token_ids[states.rows, states.columns]
         teacher = None if self._teacher is None else self._teacher.states(batch)
 
@@ -101,7 +110,7 @@ class TaughtPolicy(nn.Module):
         chunk_tokens = states.chunk_tokens
         if teacher is not None:
             chunk_tokens = max(1, chunk_tokens // _DENSE_TENSORS)
-        found = chunked_head(
+        results = chunked_head(
             states.hidden,
             states.head.weight,
             bias=states.head.bias,
@@ -109,9 +118,12 @@ class TaughtPolicy(nn.Module):
             chunk_tokens=chunk_tokens,
             logit_scale=states.logit_scale,
         )
-        logprobs, entropy, divergence = (states.placed(values, batch) for values in found)
+        logprobs, entropy, divergence = (states.placed(values, batch) for values in results)
         is_taught = teacher is not None or isinstance(batch, TaughtBatch)
-        return logprobs, entropy, divergence if is_taught else None
+        found = (logprobs, entropy, divergence if is_taught else None)
+        if mtp is None:
+            return found
+        return Scores(*found, *states.mtp_scores(batch, detached=mtp.detached))
 
     def _stored(
         self, batch: Batch, states: PredictingStates, raw: Tensor, chunk: slice

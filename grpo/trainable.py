@@ -21,6 +21,7 @@ from cotree.grpo.config_learner import phases_of
 from cotree.grpo.expert_layers import use_grouped_experts
 from cotree.grpo.fp8_layers import Fp8Layers, fp8_layers
 from cotree.grpo.models import load_model
+from cotree.grpo.mtp_files import load_model_with_mtp
 from cotree.grpo.objective import Objective, Taught, policy_part
 from cotree.grpo.policy import Policy
 from cotree.grpo.routers import Routers
@@ -48,6 +49,8 @@ class LearnerSpec:
     """A model that every process of the learner holds beside the one that it trains."""
     vocabulary_order: tuple[int, ...] | None = None
     """Of a `TaughtBatch` whose teacher has another tokenizer; None is the vocabulary's own."""
+    drafts: bool = False
+    """The engines draft with the model's multi-token prediction module, and want its weights."""
 
 
 def use_deterministic_kernels(*, threads: int) -> None:
@@ -66,9 +69,10 @@ def _seeded(seed: int) -> Generator[None]:
         yield
 
 
-def starting_model(spec: LearnerSpec) -> PreTrainedModel:
+def starting_model(spec: LearnerSpec, *, with_mtp: bool = False) -> PreTrainedModel:
     """The model that training starts from, float32; also the reference policy."""
-    model = load_model(spec.model_path, dtype=torch.float32, revision=spec.revision)
+    load = load_model_with_mtp if with_mtp else load_model
+    model = load(spec.model_path, dtype=torch.float32, revision=spec.revision)
     types = {phase.precision.type for phase in phases_of(spec.learner.precision)}
     if types != {"float32"} and not torch.cuda.is_available():
         use_float32_attention(model)
@@ -80,7 +84,7 @@ def trainable_model(spec: LearnerSpec) -> tuple[PreTrainedModel | PeftModel, Fp8
 
     Dropout would make the log-probabilities of training differ from those that were sampled.
     """
-    model = starting_model(spec)
+    model = starting_model(spec, with_mtp=spec.learner.mtp is not None)
     layers = fp8_layers(model, spec.learner.precision)
     model.train()
     for module in model.modules():
@@ -112,7 +116,7 @@ def trained_policy(
     """The model as the module that training calls: with a teacher, where the objective has one."""
     packing = spec.learner.packing
     if not isinstance(spec.objective, Taught):
-        return Policy(model, packing=packing)
+        return Policy(model, packing=packing, mtp=spec.learner.mtp)
     order = None
     if spec.vocabulary_order is not None:
         order = torch.tensor(spec.vocabulary_order, dtype=torch.int64)
@@ -122,6 +126,7 @@ def trained_policy(
         divergence=spec.objective.divergence,
         teacher=teacher,
         order=order,
+        mtp=spec.learner.mtp,
     )
 
 

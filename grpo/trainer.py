@@ -9,6 +9,7 @@ from typing import Self
 
 from cotree.grpo.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from cotree.grpo.config import Pipeline
+from cotree.grpo.config_generator import MtpSpeculation
 from cotree.grpo.distilling.on_policy import OnPolicyTeacher
 from cotree.grpo.distilling.on_policy_setup import OnPolicySetup
 from cotree.grpo.evaluate import Evaluation
@@ -60,6 +61,7 @@ def learner_spec(
         revision=revision,
         teacher=None if teaching is None else teaching.setup.resident,
         vocabulary_order=None if teaching is None else teaching.setup.view.order,
+        drafts=isinstance(pipeline.generator.speculation, MtpSpeculation),
     )
 
 
