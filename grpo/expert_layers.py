@@ -29,8 +29,8 @@ _LAYOUT = {
     "is_transposed": False,
     "_is_expert_parallel": False,
 }
-"""What transformers notes about experts with gate_up_proj [E, 2 F, D] and down_proj [E, D, F], if its
-version does."""
+"""What transformers notes about experts with gate_up_proj [E, 2 F, D] and down_proj [E, D, F].
+Older versions note less."""
 
 
 def use_grouped_experts(model: nn.Module) -> list[nn.Module]:

@@ -21,8 +21,7 @@ class WeightSync:
         self._learner = learner
         self._generators = generators
         self._canary_ids = canary_ids
-        self._sampled = 0.0
-        self._busy_seconds = 0.0
+        self._before: dict[str, float] = {}
 
     def __call__(self) -> Stats:
         """Returns once every generator serves the learner's version.
@@ -42,13 +41,22 @@ class WeightSync:
         }
 
     def _engine_speed(self) -> Stats:
-        """Tokens per second of the replicas while they sampled, since the last sync."""
+        """Tokens per second of the replicas while they sampled since the last sync, and drafts.
+
+        Of drafted tokens, `speculation/accepted_frac` were accepted; a draft gave
+        `speculation/accepted_per_draft` tokens, and one more that the policy drew itself.
+        """
         totals = self._generators.stats()
-        sampled = sum(total["tokens"] for total in totals)
+        now = {name: sum(total[name] for total in totals) for name in totals[0]}
+        since = {name: value - self._before.get(name, 0.0) for name, value in now.items()}
+        self._before = now
         # Replicas sample side by side: the group's time is their mean.
-        seconds = sum(total["seconds"] for total in totals) / len(totals)
-        tokens, busy = sampled - self._sampled, seconds - self._busy_seconds
-        self._sampled, self._busy_seconds = sampled, seconds
+        tokens, busy = since["tokens"], since["seconds"] / len(totals)
         if tokens <= 0 or busy <= 0:  # nothing sampled, or a replaced replica counts from zero
             return {}
-        return {"engine/busy_seconds": busy, "tokens_per_second/generate": tokens / busy}
+        stats = {"engine/busy_seconds": busy, "tokens_per_second/generate": tokens / busy}
+        if since.get("drafts", 0.0) > 0:
+            accepted = since["accepted_tokens"]
+            stats["speculation/accepted_frac"] = accepted / since["drafted_tokens"]
+            stats["speculation/accepted_per_draft"] = accepted / since["drafts"]
+        return stats
