@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
@@ -18,7 +19,7 @@ from cotree.kernels.fp8 import block_linear
 _LOG = logging.getLogger(__name__)
 
 _TorchaoRecipe: TypeAlias = Any
-"""torchao's settings, untyped."""
+"""torchao's objects, untyped and not installed everywhere."""
 
 
 _NEVER = ("eh_proj",)
@@ -45,15 +46,11 @@ class Fp8Linear(nn.Linear):
         return functional.linear(input, self.weight, self.bias)
 
     def _scaled(self, values: Tensor) -> Tensor:
-        from torchao.float8.float8_linear import (  # noqa: PLC0415 - an extra
-            matmul_with_hp_or_float8_args,
-        )
-
         assert self.torchao is not None, "Fp8Layers sets both"
-        products, settings = self.torchao
-        output = matmul_with_hp_or_float8_args.apply(values, self.weight.t(), products, settings)
-        output = cast(Tensor, output)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        multiply, products, settings = self.torchao
+        output = cast(Tensor, multiply(values, self.weight.t(), products, settings))
+        bias = cast("Tensor | None", self.bias)
+        return output if bias is None else output + bias.to(output.dtype)
 
 
 def _autocast(values: Tensor) -> Tensor:
@@ -149,18 +146,18 @@ def torchao_recipe(precision: Fp8Scaled) -> _TorchaoRecipe:
         ModuleNotFoundError: torchao is not installed.
     """
     try:
-        from torchao.float8.config import Float8LinearConfig  # noqa: PLC0415 - an extra
-        from torchao.float8.float8_linear import Float8Linear  # noqa: PLC0415 - as above
+        linear = importlib.import_module("torchao.float8.float8_linear")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f'learner.precision.type = "{precision.type}" needs torchao: pip install '
             "'cotree[float8]', or use \"fp8_block\", which needs nothing."
         ) from error
-    settings = Float8LinearConfig.from_recipe_name(precision.type.removeprefix("fp8_"))
+    config = importlib.import_module("torchao.float8.config").Float8LinearConfig
+    settings = config.from_recipe_name(precision.type.removeprefix("fp8_"))
     # A layer of theirs, for the settings of the three products that it derives.
     with torch.device("meta"):
-        layer = Float8Linear(16, 16, bias=False, config=settings)
-    return layer.linear_mm_config, settings
+        layer = linear.Float8Linear(16, 16, bias=False, config=settings)
+    return linear.matmul_with_hp_or_float8_args.apply, layer.linear_mm_config, settings
 
 
 def _converted(layer: nn.Linear) -> Fp8Linear:

@@ -74,12 +74,12 @@ def all_that_was_written(leader: int) -> str:
 
 def test_a_terminal_gets_a_bar_with_the_number_and_the_last_remark():
     leader, follower = pty.openpty()
-    with open(follower, "w") as terminal:  # noqa: PTH123 - a descriptor, not a path
-        with (
-            redirect_stderr(terminal),
-            CountProgress("[logits]", total=4, done=1) as progress,
-        ):
-            progress.add(2, "[7 tokens/s]")
+    with (
+        open(follower, "w") as terminal,  # noqa: PTH123 - a descriptor, not a path
+        redirect_stderr(terminal),
+        CountProgress("[logits]", total=4, done=1) as progress,
+    ):
+        progress.add(2, "[7 tokens/s]")
     written = all_that_was_written(leader)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
     # Square brackets are text, not markup.
