@@ -1,5 +1,7 @@
 """Tests for grpo/config.py: settings that contradict each other or have no effect."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -151,3 +153,83 @@ def test_a_reward_that_a_copy_of_the_target_would_earn_is_refused(rewards: objec
         del settings["rewards"]  # the default is `answer`
     with pytest.raises(ValidationError, match=r'copy of the target.*name = "countdown"'):
         Pipeline.model_validate(settings)
+
+
+# --- routes, drafts and prediction modules ---------------------------------------------------
+
+SPECULATIONS = [
+    {"type": "ngram"},
+    {"type": "draft_model", "path": "small"},
+    {"type": "mtp"},
+]
+
+
+def rollouts(stage: str, **rollout: object) -> dict[str, object]:
+    """A pipeline whose stage samples so: `train`, or `distill` on the student's own rollouts."""
+    train = {"num_steps": 1, "optimizer": {"learning_rate": 1e-4}, "rollout": rollout}
+    if stage == "train":
+        return {**BASE, "train": train}
+    teacher = {"type": "resident", "path": "teacher"}
+    signal = {"type": "advantage"}
+    distill = {"type": "on_policy", "teacher": teacher, "train": train, "signal": signal}
+    return {**BASE, "distill": distill}
+
+
+@pytest.mark.parametrize("stage", ["train", "distill"])
+@pytest.mark.parametrize("speculation", SPECULATIONS, ids=lambda one: one["type"])
+def test_the_experts_of_drafted_tokens_are_not_recorded(stage: str, speculation: object):
+    drafting = {"generator": {"speculation": speculation}}
+    with pytest.raises(ValidationError, match=r"replay_routes would record the experts of drafted"):
+        Pipeline.model_validate(rollouts(stage, replay_routes=True) | drafting)
+    # Either alone is fine.
+    assert Pipeline.model_validate(rollouts(stage) | drafting).generator.speculation is not None
+    Pipeline.model_validate(rollouts(stage, replay_routes=True))
+
+
+@pytest.mark.parametrize("stage", ["train", "distill"])
+def test_rollouts_with_experts_of_their_own_share_no_prefixes(stage: str):
+    shared = {"learner": {"share_prefixes": True}}
+    says = "replay_routes gives each rollout's tokens their own experts.*share_prefixes"
+    with pytest.raises(ValidationError, match=says):
+        Pipeline.model_validate(rollouts(stage, replay_routes=True) | shared)
+    assert Pipeline.model_validate(rollouts(stage) | shared).learner.share_prefixes
+    Pipeline.model_validate(rollouts(stage, replay_routes=True))
+
+
+NEEDS_A_MODULE = {
+    "learner.mtp": {"learner": {"mtp": {}}},
+    'generator.speculation.type = "mtp"': {"generator": {"speculation": {"type": "mtp"}}},
+}
+NEW = {**BASE, "sft": cold_start()}
+
+
+@pytest.mark.parametrize("name", NEEDS_A_MODULE)
+@pytest.mark.parametrize(
+    "model", [{"type": "new"}, {"type": "new_deepseek_v3"}], ids=lambda one: one["type"]
+)
+def test_a_new_model_without_a_prediction_module_can_neither_train_one_nor_draft_with_it(
+    model: dict[str, object], name: str
+):
+    with pytest.raises(ValidationError, match=re.escape(name) + ".*with mtp_layers = 1"):
+        Pipeline.model_validate({**NEW, "model": model, **NEEDS_A_MODULE[name]})
+    Pipeline.model_validate({**NEW, "model": model})
+
+
+@pytest.mark.parametrize("name", NEEDS_A_MODULE)
+@pytest.mark.parametrize(
+    "model",
+    [{"type": "new_deepseek_v3", "mtp_layers": 1}, {"type": "pretrained", "path": "unused"}],
+    ids=lambda one: one["type"],
+)
+def test_a_model_with_a_module_or_one_whose_files_will_tell_is_accepted(
+    model: dict[str, object], name: str
+):
+    # What a checkpoint has is found out when it is loaded; see grpo/mtp_files.py.
+    settings = {**NEW, "model": model, **NEEDS_A_MODULE[name]}
+    assert Pipeline.model_validate(settings).model.type == model["type"]
+
+
+@pytest.mark.parametrize("speculation", SPECULATIONS[:2], ids=lambda one: one["type"])
+def test_other_drafters_need_no_module(speculation: dict[str, object]):
+    settings = {**NEW, "model": {"type": "new"}, "generator": {"speculation": speculation}}
+    assert Pipeline.model_validate(settings).generator.speculation.type == speculation["type"]

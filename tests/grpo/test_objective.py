@@ -1,7 +1,13 @@
 """Tests for grpo/objective.py. What it measures is checked end to end in test_learner.py."""
 
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from objective_processes import write_reduced
 from random_batches import KL, random_batch, train_config
 
 from cotree.grpo.collate import micro_batches
@@ -78,3 +84,94 @@ def test_a_cold_start_reports_no_ratios():
     statistics.add(batch, 2.0 * batch.mask, {})
     stats = statistics.reduced(world_size=1, device=torch.device("cpu"))
     assert stats == {"tokens": batch.num_tokens, "entropy_nats": 2.0}
+
+
+# --- drafts ----------------------------------------------------------------------------------
+
+
+def _drafts(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a module made of the trained tokens that have two before: nats, and whether it hit."""
+    columns = torch.arange(24)
+    place = columns + 24 * torch.arange(len(batch.lengths))[:, None]
+    predicted = batch.mask & (columns >= 2)
+    return -(1.0 + place.sin().abs()) * predicted, ((place % 3 == 0) & predicted).float()
+
+
+def _measured(batches: list[Batch]) -> dict[str, float]:
+    statistics = StepStatistics()
+    for batch in batches:
+        statistics.add(batch, batch.mask.float(), {})
+        statistics.add_drafts(batch, *_drafts(batch))
+    return statistics.reduced(world_size=1, device=torch.device("cpu"))
+
+
+def _from_the_second_token(seed: int) -> Batch:
+    """Rows of which all tokens but the first are trained, as of a text without a prompt."""
+    batch, columns = random_batch(seed), torch.arange(24)
+    mask = (columns >= 1) & (columns < batch.lengths[:, None])
+    return replace(batch, mask=mask, num_tokens=int(mask.sum()))
+
+
+def test_drafts_are_means_over_the_tokens_that_two_others_precede():
+    # A row's second token has one before it: nothing drafts it, and it is no miss either.
+    batch = _from_the_second_token(0)
+    logprobs, hits = _drafts(batch)
+    drafted = batch.num_tokens - len(batch.lengths)
+    stats = _measured([batch])
+    assert stats["mtp/nats"] == pytest.approx(-float(logprobs.double().sum()) / drafted)
+    assert stats["mtp/top1_frac"] == pytest.approx(float(hits.sum()) / drafted)
+    assert stats["tokens"] == batch.num_tokens > drafted
+
+
+def test_a_module_that_knows_every_token_it_can_draft_has_no_miss():
+    batch = _from_the_second_token(1)
+    statistics = StepStatistics()
+    ones = (batch.mask & (torch.arange(24) >= 2)).float()
+    statistics.add_drafts(batch, 0.0 * ones, ones)
+    stats = statistics.reduced(world_size=1, device=torch.device("cpu"))
+    assert (stats["mtp/nats"], stats["mtp/top1_frac"]) == (0.0, 1.0)
+
+
+def test_drafts_do_not_depend_on_the_cut():
+    batches = [random_batch(seed) for seed in range(3)]
+    whole = _measured(batches)
+    nats = sum(float(_drafts(batch)[0].double().sum()) for batch in batches)
+    tokens = sum(batch.num_tokens for batch in batches)
+    assert whole["mtp/nats"] == pytest.approx(-nats / tokens)
+    for order in ((2, 0, 1), (1, 2, 0)):
+        assert _measured([batches[i] for i in order]) == pytest.approx(whole, rel=1e-12)
+
+
+def test_without_a_module_nothing_is_said_of_drafts():
+    batch, statistics = random_batch(0), StepStatistics()
+    statistics.add(batch, batch.mask.float(), {})
+    statistics.add_drafts(batch, None, None)
+    stats = statistics.reduced(world_size=1, device=torch.device("cpu"))
+    assert not [name for name in stats if name.startswith("mtp/")]
+
+
+def test_a_step_without_a_trained_token_drafts_nothing():
+    batch = random_batch(0)
+    stats = _measured([replace(batch, mask=torch.zeros_like(batch.mask))])
+    assert (stats["mtp/nats"], stats["mtp/top1_frac"]) == (0.0, 0.0)
+
+
+def test_two_processes_report_the_mean_over_both_ones_tokens(tmp_path: Path):
+    # They have a different number of tokens, and both must report the same.
+    batches = [random_batch(0, rows=2), random_batch(1, rows=5)]
+    shares = [(batch, *_drafts(batch)) for batch in batches]
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=write_reduced, args=(rank, tmp_path, shares)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0, 0]
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    assert one == pytest.approx(_measured(batches), rel=1e-12)
