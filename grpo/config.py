@@ -220,11 +220,12 @@ class Pipeline(Strict):
             longest.append(("distill.train.rollout.max_tokens", taught))
         if self.evaluate.benchmarks:
             longest.append(("evaluate.benchmarks.max_tokens", self.evaluate.benchmarks.max_tokens))
+        spare = self.generator.spare_tokens
         for name, tokens in longest:
-            if tokens >= self.generator.max_model_len:
+            if tokens + spare >= self.generator.max_model_len:
                 raise ValueError(
-                    f"{name} = {tokens} leaves no room for a prompt in generator.max_model_len = "
-                    f"{self.generator.max_model_len}; raise max_model_len."
+                    f"{name} = {tokens}, and {spare} for drafts, leave no room for a prompt in "
+                    f"generator.max_model_len = {self.generator.max_model_len}; raise it."
                 )
         return self
 

@@ -66,3 +66,13 @@ class Generator(Strict):
     Digests already prove the weights; this bounds what differs in arithmetic (dtype, kernels)."""
     speculation: Speculation | None = None
     """Who drafts tokens that the policy only has to check. The distribution stays the policy's."""
+
+    @property
+    def spare_tokens(self) -> int:
+        """Tokens that must stay free behind the longest completion within `max_model_len`.
+
+        vLLM stops drafting, for all requests, while one of them with its drafts is closer to the
+        limit than another draft is long. What each draws from its generator would depend on the
+        others.
+        """
+        return 0 if self.speculation is None else 2 * self.speculation.tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -28,14 +29,14 @@ class Float16(Strict):
 
     float16 has more digits than bfloat16 and a smaller range: the loss is multiplied by a scale
     that halves when a gradient overflows (that update is skipped) and doubles after
-    `growth_interval` updates without one. No GPU without bfloat16 needs anything else; a CPU
+    `growth_interval` updates without one. It is what GPUs without bfloat16 need; a CPU
     multiplies float16 matrices many times more slowly than bfloat16 ones.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, sec. 3.2.
     """
 
     type: Literal["float16"] = "float16"
-    initial_scale: PositiveFloat = 65536.0
+    initial_scale: Annotated[float, Field(ge=1, le=2**24)] = 65536.0
     growth_interval: PositiveInt = 200
     """Updates."""
 
@@ -80,6 +81,7 @@ class PrecisionPhase(Strict):
     """The arithmetic from one update on, until the next phase."""
 
     first_update: Annotated[int, Field(ge=0)]
+    """Of the optimizer, counted from 0 in each stage."""
     precision: FixedPrecision
 
 
@@ -97,6 +99,12 @@ class ScheduledPrecision(Strict):
                 f"phases start at updates {starts}; give two or more, the first at 0 and each "
                 "later than the one before."
             )
+        for before, after in pairwise(self.phases):
+            if before.precision == after.precision:
+                raise ValueError(
+                    f"the phase from update {after.first_update} on changes nothing: it is "
+                    f"{after.precision.type} already. Drop it."
+                )
         return self
 
 

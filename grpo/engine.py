@@ -29,7 +29,6 @@ from cotree.grpo.engine_sampling import (
 from cotree.grpo.engine_speculation import (
     check_preemptions,
     mend_cpu_sampler,
-    spare_tokens,
     speculation_stats,
     speculative_options,
 )
@@ -271,7 +270,7 @@ class Generator:
         length, limit = len(request.prompt_ids), self._generator.max_model_len
         if not length:
             raise ValueError(f"problem {request.problem.id!r} has an empty prompt.")
-        spare = spare_tokens(self._generator.speculation)
+        spare = self._generator.spare_tokens
         if length + sampling.max_tokens + spare > limit:
             raise ValueError(
                 f"problem {request.problem.id!r}: its prompt of {length} tokens and max_tokens = "

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cotree.grpo.types import Routes
 
-__all__ = ["Route", "RouteRecorder", "Run", "route_recorder", "runs_of"]
+__all__ = ["Route", "RouteRecorder", "Run", "route_recorder", "runs_of", "with_first_rows"]
 
 VllmObject: TypeAlias = Any
 """vLLM is untyped."""
@@ -182,6 +182,19 @@ class RouteRecorder:
                 f"instead of {wanted}: a layer's kernel does not ask its router."
             )
         return np.stack(found, axis=1)
+
+
+def with_first_rows(routes: Routes, first: Routes, *, tokens: int) -> Routes:
+    """The choices of `first` for as many tokens, and those of `routes` for the ones after them.
+
+    Args:
+        routes: of at least `tokens` tokens.
+        first: of the same model, and of at least `tokens` tokens.
+        tokens: that both computed.
+    """
+    size = 2 * routes.layers * routes.per_token * tokens
+    ids = base64.b64decode(first.ids)[:size] + base64.b64decode(routes.ids)[size:]
+    return replace(routes, ids=base64.b64encode(ids).decode("ascii"))
 
 
 def runs_of(scheduled: VllmObject, order: Sequence[str]) -> list[Run]:

@@ -69,15 +69,6 @@ def speculative_options(speculation: Speculation | None, *, revision: str | None
     return {"speculative_config": settings, "disable_log_stats": False}
 
 
-def spare_tokens(speculation: Speculation | None) -> int:
-    """Tokens that must stay free behind the longest completion within the engine's length.
-
-    vLLM stops drafting, for all requests, while one of them with its drafts is closer to the limit
-    than another draft is long. What each draws from its generator would depend on the others.
-    """
-    return 0 if speculation is None else 2 * speculation.tokens
-
-
 def speculation_stats(llm: VllmObject) -> dict[str, float]:
     """Totals of an engine with a drafter since its start.
 

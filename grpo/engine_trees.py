@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from cotree.grpo.engine_routes import with_first_rows
 from cotree.grpo.types import (
     Completion,
     PromptTokens,
@@ -62,6 +63,8 @@ class _Stem:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     segments: tuple[Segment, ...]
+    routes: Routes | None = None
+    """Of the whole chain."""
 
 
 _ROOT = _Stem((), (), ())
@@ -119,6 +122,7 @@ class RequestSamples:
             drawn,
             token_ids=stem.token_ids + drawn.token_ids,
             logprobs=stem.logprobs + drawn.logprobs,
+            routes=self._routes(stem, drawn.routes),
         )
         own = Segment(self._plan.chains * self._plan.points + leaf, len(whole.token_ids))
         self._leaves[leaf] = replace(self._complete(whole), segments=(*stem.segments, own))
@@ -137,7 +141,7 @@ class RequestSamples:
         )
         self._leaves[chain] = replace(completion, segments=segments)
         stems = [
-            _Stem(drawn.token_ids[:end], drawn.logprobs[:end], segments[: part + 1])
+            _Stem(drawn.token_ids[:end], drawn.logprobs[:end], segments[: part + 1], drawn.routes)
             for part, end in enumerate(points)
         ]
         stems += [_ROOT] * (plan.points - len(points))
@@ -149,6 +153,17 @@ class RequestSamples:
                 pieces.append(self._piece(leaf, stem))
                 leaf += 1
         return pieces
+
+    def _routes(self, stem: _Stem, own: Routes | None) -> Routes | None:
+        """Those of a fork: its stem's log-probabilities came from the chain's choices.
+
+        The choices of the stem's last token are the fork's own: the next log-probability, which
+        came from them, is that of the first token that the fork has for itself.
+        """
+        if own is None or stem.routes is None:
+            return own
+        tokens = len(self._request.prompt_ids) + len(stem.token_ids) - 1
+        return with_first_rows(own, stem.routes, tokens=tokens)
 
     def _piece(self, leaf: int, stem: _Stem) -> Piece:
         is_ranked = leaf < self._plan.chains and self._request.tree is not None

@@ -6,7 +6,7 @@ this does, once for each optimizer update.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -141,6 +141,11 @@ class ExpertLoads:
     def totals(self) -> dict[str, list[int]]:
         """Tokens that all processes sent to each expert since the start, by router."""
         return {router.name: router.total.tolist() for router in self._routers}
+
+    def restore(self, totals: Mapping[str, Sequence[int]]) -> None:
+        """Goes on counting from `totals` of an earlier start."""
+        for router in self._routers:
+            router.total.copy_(torch.tensor(totals[router.name]))
 
     def _attach(self, name: str, module: nn.Module, *, bias: Tensor | None) -> None:
         num_experts = cast(int, module.num_experts) if bias is None else bias.numel()

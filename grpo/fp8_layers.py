@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -90,6 +91,22 @@ class Fp8Layers:
         skip = precision.skip if isinstance(precision, Fp8Block | Fp8Scaled) else ()
         return {name for name in names if not _ends_in(name, skip)}
 
+    def check_skipped(self, precision: Fp8Block | Fp8Scaled) -> None:
+        """Raises ValueError where a name to skip has no effect, or leaves nothing in FP8."""
+        names = self.used_by(precision.model_copy(update={"skip": ()}))
+        for end in precision.skip:
+            if not any(_ends_in(name, (end,)) for name in names):
+                raise ValueError(
+                    f"learner.precision.skip names {end!r}, which no layer's name ends in that "
+                    f"{precision.type} computes; the first are {', '.join(sorted(names)[:8])}."
+                )
+        if not self.used_by(precision):
+            raise ValueError(
+                f'learner.precision.type = "{precision.type}" has no effect: skip = '
+                f"{list(precision.skip)} leaves no layer of this model. Skip less, or use "
+                '"bfloat16".'
+            )
+
 
 def fp8_layers(model: PreTrainedModel, precision: Precision) -> Fp8Layers:
     """Prepares the model's layers for the precision, and for each phase of a schedule.
@@ -121,22 +138,18 @@ def fp8_layers(model: PreTrainedModel, precision: Precision) -> Fp8Layers:
         for name, module in model.named_modules()
         if type(module) is nn.Linear and module is not head and not _ends_in(name, _NEVER)
     }
-    if not linears and not experts:
-        raise ValueError(
-            f'learner.precision.type = "{wanted[0].type}" has no effect: the model has no linear '
-            'layer but its head. Use "bfloat16".'
-        )
     if left := len(stacked_experts(model)) - len(experts):
         _LOG.warning(
             "the experts of %d layers of this architecture have a layout of their own: they are "
             "multiplied in bfloat16, not in FP8.",
             left,
         )
+    layers = Fp8Layers(linears, experts)
     for found in wanted:
-        _check_skipped([*linears, *experts], found.skip)
+        layers.check_skipped(found)
         if isinstance(found, Fp8Scaled):
             torchao_recipe(found)
-    return Fp8Layers(linears, experts)
+    return layers
 
 
 def torchao_recipe(precision: Fp8Scaled) -> _TorchaoRecipe:
@@ -154,6 +167,8 @@ def torchao_recipe(precision: Fp8Scaled) -> _TorchaoRecipe:
         ) from error
     config = importlib.import_module("torchao.float8.config").Float8LinearConfig
     settings = config.from_recipe_name(precision.type.removeprefix("fp8_"))
+    # The weight's gradient contracts over tokens, and a GPU multiplies multiples of 16 alone.
+    settings = replace(settings, pad_inner_dim=True)
     # A layer of theirs, for the settings of the three products that it derives.
     with torch.device("meta"):
         layer = linear.Float8Linear(16, 16, bias=False, config=settings)
@@ -169,12 +184,3 @@ def _converted(layer: nn.Linear) -> Fp8Linear:
 
 def _ends_in(name: str, ends: Sequence[str]) -> bool:
     return any(f".{name}".endswith(f".{end}") for end in ends)
-
-
-def _check_skipped(names: Sequence[str], skip: Sequence[str]) -> None:
-    for end in skip:
-        if not any(_ends_in(name, (end,)) for name in names):
-            raise ValueError(
-                f"learner.precision.skip names {end!r}, which no layer's name ends in; the first "
-                f"layers are {', '.join(names[:8])}."
-            )

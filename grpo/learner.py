@@ -65,7 +65,12 @@ class Learner:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
         self._model, layers = trainable_model(spec)
         self._model.to(self._accelerator.device)
-        self._arithmetic = Arithmetic(spec.learner.precision, layers, self._accelerator.device)
+        self._arithmetic = Arithmetic(
+            spec.learner.precision,
+            layers,
+            self._accelerator.device,
+            total_updates=spec.total_updates,
+        )
         self._routers = Routers(self._model, balance_coef=spec.learner.sequence_balance_coef)
         check_policy(
             self._model,
@@ -174,12 +179,14 @@ class Learner:
             self._loads.clear()
             if math.isfinite(loss) and self._arithmetic.overflowed(self._updates):
                 self._updates += 1
-                return measures | {"grad_norm": 0.0, "precision/skipped": 1.0}
+                del measures["grad_norm"]  # it has none
+                return measures | {"precision/skipped": 1.0}
             raise NonFiniteError(
                 f"loss = {loss}, gradient norm = {norm} in update {self._updates} "
                 f"(policy v{self._version}); the optimizer did not move. Lower "
                 f"optimizer.learning_rate (now {rate:.3g}) or raise warmup_steps, and resume from "
-                "the last checkpoint; check rewards and log-probabilities for huge values."
+                "the last checkpoint; check rewards and log-probabilities for huge values"
+                f"{self._arithmetic.hint(self._updates)}."
             )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -288,6 +295,7 @@ class Learner:
         temperature = self._train.rollout.temperature
         with torch.no_grad(), self._arithmetic.forward(self._updates):
             if self._reference is not None:
+                self._reference.layers.use(self._arithmetic.phase(self._updates).precision)
                 with self._reference.routers.replaying(piece):
                     return self._reference.policy(piece, temperature)[0]
             assert isinstance(self._model, PeftModel), "reference_policy leaves only this one out"
@@ -311,13 +319,14 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Writes everything `load` needs, and `folder/model`, a checkpoint that engines load."""
         counters = {"updates": self._updates, "policy_version": self._version}
-        self._files.save(folder, {**counters, "loss_scales": self._arithmetic.state()})
+        totals = {"expert_totals": self._loads.totals()}
+        self._files.save(folder, counters | totals | {"loss_scales": self._arithmetic.state()})
 
     def save_model(self, folder: Path) -> None:
         """Writes the policy alone as a Hugging Face checkpoint: float32, adapters merged.
 
         Beside the weights of a mixture of experts, `expert_loads.json` has the tokens that each
-        expert got since this process started: `cotree experts` reads it.
+        expert got over the whole run: `cotree experts` reads it.
         """
         self._files.save_model(folder)
         loads = self._loads.totals()
@@ -335,6 +344,7 @@ class Learner:
         self._updates = int(counters["updates"])
         self._version = int(counters["policy_version"])
         self._arithmetic.restore(counters["loss_scales"])
+        self._loads.restore(counters["expert_totals"])
 
 
 def _one_row(token_ids: Sequence[int], first: int) -> Batch:

@@ -57,15 +57,32 @@ class LossScale:
 class Arithmetic:
     """Puts a phase's arithmetic around forwards, and scales losses where it needs that."""
 
-    def __init__(self, precision: Precision, layers: Fp8Layers, device: torch.device) -> None:
+    def __init__(
+        self,
+        precision: Precision,
+        layers: Fp8Layers,
+        device: torch.device,
+        *,
+        total_updates: int,
+    ) -> None:
         """Starts at update 0.
 
         Args:
             precision: settings, a schedule or not.
             layers: the model's layers that can compute in FP8.
             device: of the model.
+            total_updates: of the stage.
+
+        Raises:
+            ValueError: a phase would never begin.
         """
         self._phases = phases_of(precision)
+        late = [p.first_update for p in self._phases if p.first_update >= total_updates > 0]
+        if late:
+            raise ValueError(
+                f"learner.precision has a phase from update {late[0]} on, but this stage ends "
+                f"after {total_updates}; lower first_update or drop the phase."
+            )
         self._layers = layers
         self._device = device
         self._scales = {
@@ -120,6 +137,12 @@ class Arithmetic:
         scale = self._scale(update)
         if scale is not None:
             scale.passed()
+
+    def hint(self, update: int) -> str:
+        """What a gradient that is not finite may come from, beside all else."""
+        if self._scale(update) is None:
+            return ""
+        return "; float16 ends at 65504, and the loss is not scaled any longer: use bfloat16"
 
     def state(self) -> dict[int, tuple[float, int]]:
         """Of the loss scales, by first update."""

@@ -17,10 +17,24 @@ from cotree.grpo.tokens import load_tokenizer, prompt_encoder
 class Sampler:
     """Starts its actors on `with`, and ends them with it."""
 
-    def __init__(self, pipeline: Pipeline, model: str, *, gpu_share: float) -> None:
+    def __init__(
+        self, pipeline: Pipeline, model: str, *, gpu_share: float, record_routes: bool
+    ) -> None:
+        """Reads the tokenizer and the problems; starts nothing.
+
+        Args:
+            pipeline: its settings, but for what only a learner needs of the engines.
+            model: local folder or hub name.
+            gpu_share: of each engine.
+            record_routes: completions say which experts their tokens went to.
+
+        Raises:
+            ConfigError: a benchmark or a row cannot be used.
+        """
         self._pipeline = pipeline
         self._model = model
         self._gpu_share = gpu_share
+        self._record_routes = record_routes
         self._actors = ExitStack()
         revision = pipeline.model.revision if pipeline.model.type == "pretrained" else None
         self._revision = revision if pipeline.sft is None else None
@@ -51,7 +65,7 @@ class Sampler:
                 seed=pipeline.seed,
                 num_gpus=self._gpu_share,
                 revision=self._revision,
-                record_routes=pipeline.train is not None and pipeline.train.rollout.replay_routes,
+                record_routes=self._record_routes,
             )
             starting.callback(self.generators.stop)
             self._actors = starting.pop_all()

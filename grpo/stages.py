@@ -154,6 +154,9 @@ def evaluation_of(pipeline: Pipeline, model: str) -> Evaluation:
             generators=pipeline.generator.replicas,
             learners=0,
         ) as placement,
-        Sampler(pipeline, model, gpu_share=placement.gpu_share) as sampler,
+        # Nothing is learned here, whatever the training's rollouts are recorded for.
+        Sampler(
+            pipeline, model, gpu_share=placement.gpu_share, record_routes=False
+        ) as sampler,
     ):
         return sampler.evaluate(min_version=0)

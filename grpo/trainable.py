@@ -18,7 +18,6 @@ from cotree.grpo.attention import use_float32_attention
 from cotree.grpo.config_algorithm import Dtype, Optimizer
 from cotree.grpo.config_distill import ResidentTeacher
 from cotree.grpo.config_learner import phases_of
-from cotree.grpo.expert_layers import use_grouped_experts
 from cotree.grpo.fp8_layers import Fp8Layers, fp8_layers
 from cotree.grpo.models import load_model
 from cotree.grpo.mtp_files import load_model_with_mtp
@@ -132,29 +131,31 @@ def trained_policy(
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen policy, and its routers: they follow a batch's recorded routes as the trained do."""
+    """A frozen policy that computes as the trained one does, so that a divergence begins at 0."""
 
     policy: nn.Module
     routers: Routers
+    """They follow a batch's recorded routes."""
+    layers: Fp8Layers
+    """They follow the arithmetic of an update."""
 
 
 def reference_policy(spec: LearnerSpec, accelerator: Accelerator) -> Reference | None:
     """A frozen copy of the starting model, where a KL penalty needs one.
 
-    It computes as the trained model does in bfloat16, so that its divergence begins at 0. With
-    LoRA there is none: the model without its adapters is the reference.
+    With LoRA there is none: the model without its adapters is the reference.
     """
     train = policy_part(spec.objective)
     if train is None or train.kl is None or spec.learner.lora is not None:
         return None
     model = starting_model(spec).requires_grad_(requires_grad=False)
-    use_grouped_experts(model)
+    layers = fp8_layers(model, spec.learner.precision)
     routers = Routers(model, balance_coef=0.0)
     # DDP has nothing to reduce here, so only FSDP2 wraps it, to shard its memory.
     policy = Policy(model.eval(), packing=spec.learner.packing)
     if spec.learner.sharding == "ddp":
-        return Reference(policy.to(accelerator.device), routers)
-    return Reference(wrap(policy, accelerator, spec.learner.sharding), routers)
+        return Reference(policy.to(accelerator.device), routers, layers)
+    return Reference(wrap(policy, accelerator, spec.learner.sharding), routers, layers)
 
 
 def resident_teacher(spec: LearnerSpec, device: torch.device) -> ResidentModel | None:

@@ -91,7 +91,12 @@ class Trainer:
         self._teacher: OnPolicyTeacher | None = None
         self._phases = Phases()
         self._actors = ExitStack()
-        self._sampler = Sampler(pipeline, model, gpu_share=gpu_share)
+        self._sampler = Sampler(
+            pipeline,
+            model,
+            gpu_share=gpu_share,
+            record_routes=self._train.rollout.replay_routes,
+        )
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:

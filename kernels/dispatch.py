@@ -40,6 +40,10 @@ CUDA_MODULES = {
 """Those that have a CUDA kernel as well, which runs only when asked for."""
 LOWEST_CAPABILITY = (8, 9)
 """Compute capability of the first GPUs with e4m3 (Ada)."""
+WITHOUT_E4M3 = ("token_logprobs",)
+"""Operations on other numbers."""
+OLDEST_CAPABILITY = (8, 0)
+"""Of the first GPUs with bfloat16 (Ampere): what those need."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ def _choice(op: str, device: torch.device, wanted: str, interpreted: bool) -> Ch
             raise ValueError(f"{VARIABLE} = cuda cannot run {op}: {missing}.")
         return Choice(op, "cuda", f"{VARIABLE} = cuda")
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    missing = missing_for_triton(capability, interpreted=interpreted)
+    missing = missing_for_triton(
+        capability, interpreted=interpreted, has_e4m3=op not in WITHOUT_E4M3
+    )
     if wanted == "triton":
         if missing is not None:
             raise ValueError(f"{VARIABLE} = triton cannot run {op}: {missing}.")
@@ -98,12 +104,15 @@ def _choice(op: str, device: torch.device, wanted: str, interpreted: bool) -> Ch
     return Choice(op, "triton", f"a CUDA GPU of compute capability {_dotted(capability)}")
 
 
-def missing_for_triton(capability: tuple[int, int] | None, *, interpreted: bool) -> str | None:
+def missing_for_triton(
+    capability: tuple[int, int] | None, *, interpreted: bool, has_e4m3: bool = True
+) -> str | None:
     """What keeps the Triton kernels from running; None if nothing does.
 
     Args:
         capability: compute capability of the GPU with the operands; None on a CPU.
         interpreted: whether Triton's interpreter runs them instead, on any device.
+        has_e4m3: whether the kernel works on e4m3.
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; it comes with torch's CUDA wheels"
@@ -114,6 +123,9 @@ def missing_for_triton(capability: tuple[int, int] | None, *, interpreted: bool)
             "the operands are not on a CUDA GPU; move them to one, or set TRITON_INTERPRET=1 "
             "before the process starts to interpret the kernels, slowly"
         )
+    if not has_e4m3:
+        old = capability < OLDEST_CAPABILITY
+        return f"a GPU of compute capability {_dotted(capability)} is too old" if old else None
     if capability < LOWEST_CAPABILITY:
         have, need = _dotted(capability), _dotted(LOWEST_CAPABILITY)
         return f"a GPU of compute capability {have} has no e4m3; {need} and above have"

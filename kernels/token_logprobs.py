@@ -47,7 +47,8 @@ def token_logprobs(
     The matrix products run in hidden's dtype, with weight and bias cast to it and autocast off:
     the caller picks the arithmetic by casting `hidden`. Everything after them is float32 (float64
     for a float64 `hidden`), and the weight's gradient adds up over chunks in that precision.
-    Both results are differentiable once, exactly, in hidden, weight and bias.
+    Both results are differentiable once, exactly, in hidden, weight and bias. On a GPU Triton
+    scores float32 and bfloat16; float16 and float64 are torch's, whatever `dispatch` would choose.
 
     Args:
         hidden: [N, D] states that predict the targets; any float dtype. N may be 0.

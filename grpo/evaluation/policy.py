@@ -37,11 +37,13 @@ class PolicyBenchmarks:
         self._encoder = PromptEncoder(tokenizer)
         self._jobs = make_jobs(settings, has_template=self._encoder.template is not None)
         longest = longest_prompt(self._jobs, self._encoder)
-        if longest + settings.max_tokens > generator.max_model_len:
+        spare = generator.spare_tokens
+        if longest + settings.max_tokens + spare > generator.max_model_len:
             raise ConfigError(
                 f"evaluate.benchmarks: the longest prompt has {longest} tokens, and with "
-                f"max_tokens = {settings.max_tokens} it exceeds generator.max_model_len = "
-                f"{generator.max_model_len}. Raise max_model_len or lower max_tokens."
+                f"max_tokens = {settings.max_tokens}, and {spare} for drafts, it exceeds "
+                f"generator.max_model_len = {generator.max_model_len}. Raise max_model_len or "
+                "lower max_tokens."
             )
 
     def measure(self, generators: GeneratorGroup, *, min_version: int) -> list[BenchmarkSummary]:

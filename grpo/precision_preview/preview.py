@@ -20,16 +20,16 @@ from cotree.grpo.config import ArithmeticTask, BFloat16, Learner
 from cotree.grpo.config_algorithm import Optimizer
 from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
 from cotree.grpo.config_traces import GeneratedTraces
-from cotree.grpo.fp8_layers import fp8_layers
 from cotree.grpo.learner import Learner as TrainingLearner
-from cotree.grpo.models import encode_checked, load_model
+from cotree.grpo.models import encode_checked
 from cotree.grpo.policy import policy_logprobs, to_device
 from cotree.grpo.precision_preview.layer_errors import LayerErrors, LayerProbe
+from cotree.grpo.routers import Routers
 from cotree.grpo.rows import records, text_of
 from cotree.grpo.seeds import derive
 from cotree.grpo.supervised import Example, sft_batch
 from cotree.grpo.tokens import load_tokenizer
-from cotree.grpo.trainable import LearnerSpec
+from cotree.grpo.trainable import LearnerSpec, trainable_model
 from cotree.grpo.types import Batch
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def _layers_and_loss(
     path: str, batch: Batch, precision: Fp8Block | Fp8Scaled
 ) -> tuple[tuple[LayerErrors, ...], LossGap]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(path, dtype=torch.float32)
-    layers = fp8_layers(model, precision)
-    model.to(device).eval()  # pyright: ignore[reportArgumentType] - transformers wraps `to`
+    model, layers = trainable_model(_spec(path, precision, steps=1, learning_rate=1.0))
+    model.to(device)
+    Routers(model, balance_coef=0.0)
     batch = to_device(batch, device)
 
     def loss() -> torch.Tensor:
@@ -141,7 +141,14 @@ def _losses(
     steps: int,
     learning_rate: float,
 ) -> list[float]:
-    spec = LearnerSpec(
+    learner = TrainingLearner(_spec(path, precision, steps=steps, learning_rate=learning_rate))
+    return [learner.step(batches[step % len(batches)])["loss"] for step in range(steps)]
+
+
+def _spec(
+    path: str, precision: BFloat16 | Fp8Block | Fp8Scaled, *, steps: int, learning_rate: float
+) -> LearnerSpec:
+    return LearnerSpec(
         model_path=path,
         learner=Learner(precision=precision, threads=torch.get_num_threads()),
         optimizer=Optimizer(learning_rate=learning_rate, warmup_steps=min(10, steps // 4)),
@@ -149,8 +156,6 @@ def _losses(
         objective="sft",
         seed=0,
     )
-    learner = TrainingLearner(spec)
-    return [learner.step(batches[step % len(batches)])["loss"] for step in range(steps)]
 
 
 def _batches(texts: Sequence[tuple[int, ...]], *, tokens: int, count: int) -> list[Batch]:

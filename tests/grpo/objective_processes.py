@@ -1,7 +1,7 @@
 """One process of a group that reduces a step's statistics; imports little, as it is spawned."""
 
-import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -10,18 +10,22 @@ from torch import Tensor
 from cotree.grpo.objective import StepStatistics
 from cotree.grpo.types import Batch
 
+Share = tuple[Batch, Tensor, Tensor]
+"""Of a process: a batch, and what its module made of it."""
 
-def write_reduced(rank: int, folder: Path, shares: Sequence[tuple[Batch, Tensor, Tensor]]) -> None:
-    """Writes `folder/RANK.json`: what this process reports, given its batch and its drafts."""
-    torch.set_num_threads(1)
+
+def reduced_in_group(rank: int, folder: Path, shares: Sequence[Share]) -> dict[str, float]:
+    """What this process reports of its share, once all have come."""
     store = torch.distributed.FileStore(str(folder / "store"), len(shares))
+    size, patience = len(shares), timedelta(seconds=120)
     torch.distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=len(shares)
+        "gloo", store=store, rank=rank, world_size=size, timeout=patience
     )
-    batch, logprobs, hits = shares[rank]
-    statistics = StepStatistics()
-    statistics.add(batch, batch.mask.float(), {})
-    statistics.add_drafts(batch, logprobs, hits)
-    stats = statistics.reduced(world_size=len(shares), device=torch.device("cpu"))
-    (folder / f"{rank}.json").write_text(json.dumps(stats))
-    torch.distributed.destroy_process_group()
+    try:
+        batch, logprobs, hits = shares[rank]
+        statistics = StepStatistics()
+        statistics.add(batch, batch.mask.float(), {})
+        statistics.add_drafts(batch, logprobs, hits)
+        return statistics.reduced(world_size=size, device=torch.device("cpu"))
+    finally:
+        torch.distributed.destroy_process_group()

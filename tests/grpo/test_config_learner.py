@@ -26,7 +26,8 @@ def learner(**settings: object) -> Learner:
         ),
         ({"precision": {"type": "fp4"}}, "fp8_block"),
         ({"precision": {"type": "bfloat16", "scales": "pow2"}}, "Extra inputs"),
-        ({"precision": {"type": "float16", "initial_scale": 0}}, "greater than 0"),
+        ({"precision": {"type": "float16", "initial_scale": 0.5}}, "greater than or equal to 1"),
+        ({"precision": {"type": "float16", "initial_scale": 2.0**25}}, "less than or equal to"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, object], says: str):
@@ -38,6 +39,12 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], says: str):
 def test_phases_begin_at_the_first_update_and_follow_each_other(starts: tuple[int, ...]):
     phases = [{"first_update": start, "precision": FLOAT32} for start in starts]
     with pytest.raises(ValidationError, match="give two or more, the first at 0"):
+        learner(precision={"type": "schedule", "phases": phases})
+
+
+def test_a_phase_that_changes_nothing_is_refused():
+    phases = [{"first_update": start, "precision": FLOAT32} for start in (0, 5)]
+    with pytest.raises(ValidationError, match="from update 5 on changes nothing: it is float32"):
         learner(precision={"type": "schedule", "phases": phases})
 
 

@@ -71,6 +71,12 @@ def test_a_name_to_skip_that_ends_no_layers_name_is_an_error(tiny_model: Path, e
         prepared(tiny_model, Fp8Block(skip=(end,)))
 
 
+def test_skipping_every_layer_is_an_error(tiny_model: Path):
+    own = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    with pytest.raises(ValueError, match="leaves no layer of this model"):
+        prepared(tiny_model, Fp8Block(skip=own))
+
+
 @pytest.mark.skipif(HAS_TORCHAO, reason="torchao is installed")
 def test_what_needs_torchao_says_so(tiny_model: Path):
     with pytest.raises(

@@ -106,6 +106,19 @@ def test_a_saved_model_tells_how_busy_its_experts_were(model: Path, tmp_path: Pa
     assert {sum(loads) for loads in found.values()} == {2 * tokens}
 
 
+def test_loads_are_those_of_the_whole_run_whatever_stopped_it(model: Path, tmp_path: Path):
+    whole, resumed = make_learner(model), make_learner(model)
+    for seed in range(2):
+        whole.step(random_batch(seed))
+    whole.save(tmp_path / "checkpoint")
+    resumed.load(tmp_path / "checkpoint")
+    for name, learner in (("whole", whole), ("resumed", resumed)):
+        learner.step(random_batch(2))
+        learner.save_model(tmp_path / name)
+    saved = [(tmp_path / name / "expert_loads.json").read_bytes() for name in ("whole", "resumed")]
+    assert saved[0] == saved[1]
+
+
 def test_routes_for_a_model_without_experts_are_an_error(tiny_model: Path):
     batch = random_batch(0)
     routes = torch.zeros((*batch.token_ids.shape, 1, 2), dtype=torch.int16)

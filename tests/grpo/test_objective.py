@@ -1,13 +1,13 @@
 """Tests for grpo/objective.py. What it measures is checked end to end in test_learner.py."""
 
-import json
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from objective_processes import write_reduced
+from objective_processes import reduced_in_group
 from random_batches import KL, random_batch, train_config
 
 from cotree.grpo.collate import micro_batches
@@ -157,21 +157,11 @@ def test_a_step_without_a_trained_token_drafts_nothing():
 
 
 def test_two_processes_report_the_mean_over_both_ones_tokens(tmp_path: Path):
-    # They have a different number of tokens, and both must report the same.
+    # This process and another one, which has more tokens.
     batches = [random_batch(0, rows=2), random_batch(1, rows=5)]
     shares = [(batch, *_drafts(batch)) for batch in batches]
-    spawn = multiprocessing.get_context("spawn")
-    processes = [
-        spawn.Process(target=write_reduced, args=(rank, tmp_path, shares)) for rank in (0, 1)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0, 0]
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert one == other
-    assert one == pytest.approx(_measured(batches), rel=1e-12)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        other = pool.submit(reduced_in_group, 1, tmp_path, shares)
+        own = reduced_in_group(0, tmp_path, shares)
+        assert own == other.result()
+    assert own == pytest.approx(_measured(batches), rel=1e-12)

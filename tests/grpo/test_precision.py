@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_batches import make_learner, random_batch, tensors
+from random_batches import KL, make_learner, random_batch, tensors, train_config
 
 from cotree.grpo import config
 from cotree.grpo.config_learner import Float16, ScheduledPrecision
@@ -81,7 +81,7 @@ def test_the_phase_of_an_update_is_the_last_that_has_begun():
         {"first_update": 5, "precision": BLOCK},
     ]
     schedule = ScheduledPrecision.model_validate({"phases": phases})
-    arithmetic = Arithmetic(schedule, Fp8Layers({}, {}), torch.device("cpu"))
+    arithmetic = Arithmetic(schedule, Fp8Layers({}, {}), torch.device("cpu"), total_updates=100)
     found = [arithmetic.phase(update).precision.type for update in (0, 2, 3, 4, 5, 99)]
     assert found == ["float32", "float32", "bfloat16", "bfloat16", "fp8_block", "fp8_block"]
 
@@ -117,16 +117,17 @@ def test_float16_gradients_are_those_of_float32_whatever_the_scale(tiny_model: P
 
 
 def test_an_overflow_skips_the_update_and_the_next_one_counts(tiny_model: Path):
-    # 2^40 times a gradient of about 1 is past float16's largest number, 65504.
-    learner = learner_in(tiny_model, {"type": "float16", "initial_scale": 2.0**40})
+    # 2^24 times a gradient of about 1 is past float16's largest number, 65504.
+    learner = learner_in(tiny_model, {"type": "float16", "initial_scale": 2.0**24})
     before = tensors(learner)
     stats = learner.step(random_batch(0))
-    assert (stats["precision/skipped"], stats["grad_norm"]) == (1.0, 0.0)
-    assert stats["precision/loss_scale"] == 2.0**40
+    assert stats["precision/skipped"] == 1.0
+    assert "grad_norm" not in stats
+    assert stats["precision/loss_scale"] == 2.0**24
     assert same(before, tensors(learner))
     assert learner.policy_version() == 1
-    seen = [learner.step(random_batch(1)) for _ in range(40)]
-    assert [s["precision/loss_scale"] for s in seen[:2]] == [2.0**39, 2.0**38]
+    seen = [learner.step(random_batch(1)) for _ in range(20)]
+    assert [s["precision/loss_scale"] for s in seen[:2]] == [2.0**23, 2.0**22]
     assert seen[-1]["precision/skipped"] == 0.0
     assert not same(before, tensors(learner))
 
@@ -159,6 +160,24 @@ def test_a_schedule_computes_each_phase_as_the_precision_alone_would(
     block = learner_in(tiny_model, BLOCK)
     block.load(tmp_path)
     assert same(moved(scheduled, range(1, 2)), moved(block, range(1, 2)))
+
+
+def test_a_phase_that_would_never_begin_is_an_error(tiny_model: Path):
+    phases = [
+        {"first_update": 0, "precision": {"type": "float32"}},
+        {"first_update": 10, "precision": BLOCK},  # of 10
+    ]
+    with pytest.raises(ValueError, match="a phase from update 10 on, but this stage ends after 10"):
+        learner_in(tiny_model, {"type": "schedule", "phases": phases})
+
+
+@pytest.mark.parametrize("precision", [{"type": "bfloat16"}, BLOCK], ids=["bfloat16", "fp8"])
+def test_a_reference_computes_as_the_policy_so_that_they_part_from_zero(
+    tiny_model: Path, precision: dict[str, object]
+):
+    learner = learner_in(tiny_model, precision, train=train_config(kl=KL))
+    assert learner.step(random_batch(0))["kl_ref_nats"] == pytest.approx(0.0, abs=1e-9)
+    assert learner.step(random_batch(0))["kl_ref_nats"] > 1e-6
 
 
 def test_recomputed_layers_follow_the_recipe_of_the_first_time(tiny_model: Path):

@@ -100,3 +100,8 @@ def test_a_cpu_needs_no_triton():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_log_probabilities_need_no_e4m3():
+    assert missing_for_triton((8, 0), interpreted=False, has_e4m3=False) is None
+    assert "7.5 is too old" in str(missing_for_triton((7, 5), interpreted=False, has_e4m3=False))
