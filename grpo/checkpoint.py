@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import warnings
@@ -23,6 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from cotree.grpo.durable import flush, publish
 from cotree.grpo.types import Group, Problem, Rollout
 
 SCHEMA = 2
@@ -69,8 +69,8 @@ def save_checkpoint(
         }
         document = {"schema": SCHEMA, "state": {**state, "step": step}, "sizes": sizes}
         (partial / _STATE).write_text(json.dumps(document, indent=1))
-        _flush(partial)
-        _publish(partial, folder)
+        flush(partial)
+        _replace(partial, folder)
     except Exception as error:  # whatever stopped the writer, the partial folder must go
         shutil.rmtree(partial, ignore_errors=True)
         earlier = latest(run_dir)
@@ -158,30 +158,14 @@ def _defect(folder: Path) -> str | None:
     return None
 
 
-def _publish(partial: Path, folder: Path) -> None:
+def _replace(partial: Path, folder: Path) -> None:
     """Renames the finished folder into place; an earlier one of the same step makes way."""
     replaced = folder.with_name(f".replaced_{folder.name}")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
-    partial.rename(folder)
-    _flush_entry(folder.parent)
+    publish(partial, folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    """Forces the files and folders to the disk, so that the rename cannot overtake them."""
-    for entry in sorted(folder.rglob("*")):
-        _flush_entry(entry)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- groups as JSON --------------------------------------------------------------------------

@@ -64,6 +64,15 @@ def boundary(*, debug: bool, resumable: bool = True) -> Generator[None]:
             signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def what_a_user_can_fix() -> Generator[None]:
+    """Refusals of what was asked for are faults of the command line, not of the program."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise ConfigError(str(error)) from error
+
+
 def _end_on_sigterm() -> signal.Handlers | None:
     """SIGTERM (`ray job stop` sends it) unwinds like Ctrl-C: actors end, files are closed."""
     if threading.current_thread() is not threading.main_thread():

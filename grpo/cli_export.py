@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cotree.grpo.cli_boundary import Debug, boundary
+from cotree.grpo.cli_boundary import Debug, boundary, what_a_user_can_fix
 from cotree.grpo.config_file import ConfigError
 
 if TYPE_CHECKING:
@@ -57,19 +56,20 @@ def export(
 ) -> None:
     """Write a checkpoint's linear layers in low precision, for a serving engine."""
     with boundary(debug=debug, resumable=False):
-        from cotree.grpo.exporting.fp8_checkpoint import BLOCK, write_fp8_checkpoint
+        from cotree.grpo.exporting.fp8_checkpoint import write_fp8_checkpoint
         from cotree.grpo.exporting.int8_checkpoint import write_int8_checkpoint
+        from cotree.kernels.fp8 import TILE
 
         if to == "int8" and scales is not None:
             raise ConfigError("--scales has no effect on int8, which has a float32 scale a row.")
-        with _what_a_user_can_fix():
+        with what_a_user_can_fix():
             if to == "int8":
                 done = write_int8_checkpoint(model, out)
             else:
                 done = write_fp8_checkpoint(model, out, scales=scales or "pow2")
         if done.ragged:
             typer.echo(
-                f"warning: {len(done.ragged)} weights do not divide into {BLOCK}x{BLOCK} blocks, "
+                f"warning: {len(done.ragged)} weights do not divide into {TILE}x{TILE} blocks, "
                 f"the first {done.ragged[0]}. vLLM refuses them in layers that it fuses; "
                 "transformers misreads those of more than one block where it dequantizes, as on a "
                 "CPU.",
@@ -116,7 +116,7 @@ def add(
     with boundary(debug=debug, resumable=False):
         from cotree.grpo.exporting.experts import copy_experts, grow_experts
 
-        with _what_a_user_can_fix():
+        with what_a_user_can_fix():
             if to is not None and copies is None:
                 read = None if loads is None else _read_loads(loads)
                 change = grow_experts(
@@ -162,7 +162,7 @@ def remove(
 
         if bool(ids) == (loads is not None) or (loads is None) != (count is None):
             raise ConfigError("give --ids IDS, or --loads FILE and --count N.")
-        with _what_a_user_can_fix():
+        with what_a_user_can_fix():
             layout = read_layout(model)
             if loads is not None and count is not None:
                 removed = least_loaded(layout, count, by_layer(layout, _read_loads(loads)))
@@ -220,12 +220,3 @@ def _read_loads(path: Path) -> Mapping[str, Sequence[float]]:
     ):
         raise ConfigError(f"{path} must hold an object with a list of numbers for each router.")
     return loads
-
-
-@contextmanager
-def _what_a_user_can_fix() -> Generator[None]:
-    """Refusals of what was asked for are faults of the command line, not of the program."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        raise ConfigError(str(error)) from error

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from cotree.grpo.cli_boundary import Debug, Json, boundary
+from cotree.grpo.cli_boundary import Debug, Json, boundary, what_a_user_can_fix
+from cotree.grpo.config_file import ConfigError
 
 if TYPE_CHECKING:
     from cotree.grpo.precision_preview.preview import LossGap, Preview
@@ -48,13 +49,17 @@ def preview(
     ),
     texts: Annotated[
         Path | None,
-        typer.Option(help="Texts: .jsonl or .parquet with `text`, or a text a line."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Texts: .jsonl or .parquet with `text`, or a text a line.",
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of a batch, about.")] = 1024,
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps to compare; 0: the model as it is.")
     ] = 20,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of those steps.")] = 1e-5,
+    learning_rate: Annotated[float, typer.Option(help="Of those steps, above 0.")] = 1e-5,
     json_lines: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -67,16 +72,19 @@ def preview(
         from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
         from cotree.grpo.precision_preview import preview as measure
 
+        if not learning_rate > 0:
+            raise ConfigError(f"--learning-rate {learning_rate} must be above 0.")
         settings = Fp8Block() if precision == "fp8_block" else Fp8Scaled(type=precision)
-        found = measure.preview(
-            model,
-            measure.texts_of(model, texts, longest=tokens),
-            precision=settings,
-            tokens=tokens,
-            steps=steps,
-            learning_rate=learning_rate,
-            tell=lambda line: typer.echo(line, err=True),
-        )
+        with what_a_user_can_fix():
+            found = measure.preview(
+                model,
+                measure.texts_of(model, texts, longest=tokens),
+                precision=settings,
+                tokens=tokens,
+                steps=steps,
+                learning_rate=learning_rate,
+                tell=lambda line: typer.echo(line, err=True),
+            )
         if json_lines:
             typer.echo(json.dumps({"model": model, "precision": precision, **asdict(found)}))
         else:

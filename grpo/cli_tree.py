@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cotree.grpo.cli_boundary import FAILED, Debug, Json, boundary, plain
+from cotree.grpo.cli_boundary import (
+    FAILED,
+    Debug,
+    Json,
+    boundary,
+    plain,
+    what_a_user_can_fix,
+)
 from cotree.grpo.config_file import ConfigError
 from cotree.search.trees.registry import TREE_STRATEGIES
 
@@ -158,7 +164,7 @@ def export(
             with run.scorer() as scorer:
                 graded += run.graded(scorer)
         done = []
-        with _what_a_user_can_fix():
+        with what_a_user_can_fix():
             if traces is not None:
                 made = export_traces(
                     graded, traces, policy=policy, per_problem=per_problem, rank=rank
@@ -229,15 +235,6 @@ def _show_unlike(found: Mapping[int, Sequence[str]]) -> None:
         typer.echo(f"{num_unlike} of {len(found)} trees differ")
         raise typer.Exit(FAILED)
     typer.echo(f"{len(found)} trees are equal")
-
-
-@contextmanager
-def _what_a_user_can_fix() -> Generator[None]:
-    """Refusals of what was asked for are faults of the command line, not of the program."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _read(root: Path, task: str | None) -> FinishedRun:

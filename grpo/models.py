@@ -13,7 +13,9 @@ from typing import cast
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -25,6 +27,8 @@ from cotree.grpo.new_models import new_model_config
 from cotree.grpo.seeds import derive
 
 PAD, EOS = "<pad>", "<eos>"
+_NUM_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+"""Names that architectures give to one number."""
 VOCABULARY_MULTIPLE = 32
 """Embedding rows are padded to a multiple of this: matrix products like even shapes."""
 
@@ -142,6 +146,39 @@ def load_model(
     except OSError as error:
         raise cannot_load(path, error) from error
     return cast(PreTrainedModel, model)
+
+
+def load_config(path: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of the model at `path`, a local folder or a hub name; no weights are read.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no such checkpoint on the hub.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        raise cannot_load(path, error) from error
+
+
+def refuse_quantized_experts(config: PreTrainedConfig) -> None:
+    """Refuses to train a mixture of experts from a quantized checkpoint.
+
+    transformers 5.19 dequantizes its experts and stacks them, but cannot undo both when it saves
+    them. What it loaded no longer tells: ask the configuration as `load_config` gives it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    quantization = getattr(config, "quantization_config", None)
+    text = config.get_text_config()
+    if quantization is None or not any(getattr(text, name, None) for name in _NUM_EXPERTS):
+        return
+    raise ValueError(
+        f"{config.name_or_path!r} is a mixture of experts with quantized weights "
+        "(quantization_config in its config.json); what is trained from it could not be saved. "
+        "Start from its bfloat16 release, or write one first: dequantize the weights (for FP8 "
+        "blocks, inference/fp8_cast_bf16.py of DeepSeek-V3 does) and drop quantization_config."
+    )
 
 
 def cannot_load(path: str, error: OSError) -> FileNotFoundError:

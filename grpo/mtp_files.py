@@ -101,8 +101,8 @@ def stored_mtp(path: str, *, revision: str | None = None) -> dict[str, Tensor]:
     if quantized:
         raise ValueError(
             f"{path!r} holds {len(quantized)} quantized multi-token prediction tensors, the first "
-            f"is {quantized[0]!r}, which cannot be saved beside trained weights as they are. Set "
-            "learner.mtp, which loads them dequantized, or start from an unquantized checkpoint."
+            f"is {quantized[0]!r}, which cannot be saved beside trained weights as they are. "
+            "Start from an unquantized checkpoint."
         )
     return tensors
 

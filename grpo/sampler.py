@@ -23,9 +23,9 @@ class Sampler:
         """Reads the tokenizer and the problems; starts nothing.
 
         Args:
-            pipeline: its settings, but for what only a learner needs of the engines.
+            pipeline: what to sample from, and how it is graded.
             model: local folder or hub name.
-            gpu_share: of each engine.
+            gpu_share: of one engine.
             record_routes: completions say which experts their tokens went to.
 
         Raises:

@@ -155,8 +155,6 @@ def evaluation_of(pipeline: Pipeline, model: str) -> Evaluation:
             learners=0,
         ) as placement,
         # Nothing is learned here, whatever the training's rollouts are recorded for.
-        Sampler(
-            pipeline, model, gpu_share=placement.gpu_share, record_routes=False
-        ) as sampler,
+        Sampler(pipeline, model, gpu_share=placement.gpu_share, record_routes=False) as sampler,
     ):
         return sampler.evaluate(min_version=0)

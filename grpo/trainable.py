@@ -19,7 +19,7 @@ from cotree.grpo.config_algorithm import Dtype, Optimizer
 from cotree.grpo.config_distill import ResidentTeacher
 from cotree.grpo.config_learner import phases_of
 from cotree.grpo.fp8_layers import Fp8Layers, fp8_layers
-from cotree.grpo.models import load_model
+from cotree.grpo.models import load_config, load_model, refuse_quantized_experts
 from cotree.grpo.mtp_files import load_model_with_mtp
 from cotree.grpo.objective import Objective, Taught, policy_part
 from cotree.grpo.policy import Policy
@@ -70,6 +70,8 @@ def _seeded(seed: int) -> Generator[None]:
 
 def starting_model(spec: LearnerSpec, *, with_mtp: bool = False) -> PreTrainedModel:
     """The model that training starts from, float32; also the reference policy."""
+    # Before it is loaded: transformers forgets then that it was quantised.
+    refuse_quantized_experts(load_config(spec.model_path, revision=spec.revision))
     load = load_model_with_mtp if with_mtp else load_model
     model = load(spec.model_path, dtype=torch.float32, revision=spec.revision)
     types = {phase.precision.type for phase in phases_of(spec.learner.precision)}

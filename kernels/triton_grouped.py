@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 import triton.language as tl
-from torch.nn import functional
 from triton import knobs
 
 from cotree.kernels.specialisation import Specialisation
+from cotree.kernels.triton_matmul import OPTIONS, STAGES, WARPS, aligned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +23,6 @@ columns of b in the cache."""
 GRADIENT_CONSTANTS = {"SIDE": 128, "WIDTH": 64}
 """WIDTH: columns of a program's tile. Each has scales of its own: those of 128 would need more
 registers than a thread has."""
-WARPS, STAGES = 8, 3
-_OPTIONS: dict[str, Any] = {"num_warps": WARPS, "num_stages": STAGES, "enable_fp_fusion": True}
-ALIGNMENT = 16
-"""Bytes of the widest load: rows that do not start at a multiple are copied a byte at a time,
-without the pipeline, and spill registers."""
 
 
 @triton.jit
@@ -139,7 +134,7 @@ def grouped_matmul(
     No GPU is waited for: there are as many programs as T rows of E experts could need, and those
     without rows stop at once.
     """
-    a, b = _aligned(a), _aligned(b)
+    a, b = aligned(a), aligned(b)
     (num_rows, k), (num_experts, n, _) = a.shape, b.shape
     side = CONSTANTS["SIDE"]
     blocks = (num_experts, triton.cdiv(n, side), triton.cdiv(k, side))
@@ -158,7 +153,7 @@ def grouped_matmul(
             launch(
                 a, a_scales.contiguous(), b, b_scales.contiguous(), out,
                 tile_experts, tile_rows, offsets, len(tile_experts), num_experts, n, k,
-                INTERP=INTERPRETED, **CONSTANTS, **_OPTIONS,
+                INTERP=INTERPRETED, **CONSTANTS, **OPTIONS,
             )  # fmt: skip
     return out.to(out_dtype)
 
@@ -185,7 +180,7 @@ def grouped_weight_gradient(
             launch(
                 dy.contiguous(), dy_scales.contiguous(), x.contiguous(), x_scales.contiguous(),
                 out, padded, n, k, positions,
-                INTERP=INTERPRETED, **GRADIENT_CONSTANTS, **_OPTIONS,
+                INTERP=INTERPRETED, **GRADIENT_CONSTANTS, **OPTIONS,
             )  # fmt: skip
     return out
 
@@ -203,15 +198,6 @@ def _tiles(offsets: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     # where the expert does.
     shift = torch.cat([offsets - sizes - (ends - tiles) * side, offsets.new_zeros(1)])
     return experts, index * side + shift[experts]
-
-
-def _aligned(matrix: Tensor) -> Tensor:
-    """Filled up with zeros along the contraction, which no weight's or token's values are."""
-    padding = -matrix.shape[-1] % ALIGNMENT
-    if not padding:
-        return matrix.contiguous()
-    padded = functional.pad(matrix.view(torch.uint8), (0, padding))
-    return padded.view(torch.float8_e4m3fn)
 
 
 _FP8 = {"sm_90a": r"QGMMA\S*E4M3\.E4M3", "sm_100a": "UTCQMMA"}

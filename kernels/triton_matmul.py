@@ -26,7 +26,7 @@ WIDTHS = {"blocks": 128, "tiles": 64}
 """Columns of a program's tile, by the layout of b's scales. A scale of its own for each of 128
 columns would need more registers than a thread has: with 8 warps they are spilled on sm_90."""
 WARPS, STAGES = 8, 3
-_OPTIONS: dict[str, Any] = {"num_warps": WARPS, "num_stages": STAGES, "enable_fp_fusion": True}
+OPTIONS: dict[str, Any] = {"num_warps": WARPS, "num_stages": STAGES, "enable_fp_fusion": True}
 ALIGNMENT = 16
 """Bytes of the widest load: rows that do not start at a multiple are copied a byte at a time,
 without the pipeline, and spill registers."""
@@ -102,7 +102,7 @@ def matmul(
         raise ValueError(
             f"matmul needs a [M, K] and b [N, K]; got {tuple(a.shape)} and {tuple(b.shape)}."
         )
-    a, b = _aligned(a), _aligned(b)
+    a, b = aligned(a), aligned(b)
     (m, k), n = a.shape, len(b)
     side, width = CONSTANTS["SIDE"], WIDTHS[b_layout]
     rows = {"tiles": n, "blocks": triton.cdiv(n, side)}[b_layout]
@@ -120,13 +120,14 @@ def matmul(
             launch(
                 a, a_scales.contiguous(), b, b_scales.contiguous(), out, m, n, k,
                 B_BLOCKS=b_layout == "blocks", WIDTH=width, INTERP=INTERPRETED, **CONSTANTS,
-                **_OPTIONS,
+                **OPTIONS,
             )  # fmt: skip
     return out.to(out_dtype)
 
 
-def _aligned(matrix: Tensor) -> Tensor:
-    padding = -matrix.shape[1] % ALIGNMENT
+def aligned(matrix: Tensor) -> Tensor:
+    """Filled up with zeros along the contraction, the last dimension, to whole loads."""
+    padding = -matrix.shape[-1] % ALIGNMENT
     if not padding:
         return matrix.contiguous()
     padded = functional.pad(matrix.view(torch.uint8), (0, padding))

@@ -87,7 +87,8 @@ def ceilings(config: Path, cold_start: Path, *, repeats: int, threads: int) -> d
     train, model = pipeline.train, str(cold_start / "model")
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster(pipeline.generator, pipeline.learner, generators=1, learners=1))
-        sampler = stack.enter_context(Sampler(pipeline, model, gpu_share=0))
+        routes = train.rollout.replay_routes
+        sampler = stack.enter_context(Sampler(pipeline, model, gpu_share=0, record_routes=routes))
         phases = Phases()
         source = RolloutSource(
             problems=sampler.train_problems,

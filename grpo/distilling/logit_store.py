@@ -33,6 +33,7 @@ from cotree.grpo.distilling.logit_shards import (
     ShardFile,
     StoredScores,
 )
+from cotree.grpo.durable import flush_entry
 from cotree.grpo.evaluation.fingerprint import differing_parts
 from cotree.grpo.token_scores import ScoreRequest, TokenScores
 
@@ -204,7 +205,7 @@ class LogitWriter:
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
-            _flush_names(self._folder)
+            flush_entry(self._folder)
         except OSError as error:
             with suppress(OSError):  # it frees space; the next writer removes it otherwise
                 scratch.unlink(missing_ok=True)
@@ -365,12 +366,3 @@ def _as_json(about: Mapping[str, object]) -> dict[str, Any]:
             f"about = {about!r} is not JSON ({error}). Give it texts, finite numbers, lists and "
             "mappings."
         ) from error
-
-
-def _flush_names(folder: Path) -> None:
-    """Forces renames in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class ExpertLayout:
     """Modules with experts, such as `model.layers.1.mlp`, a multi-token prediction module's too."""
     has_bias: bool
     """The router adds a bias of its own to an expert's score when it chooses (DeepSeek-V3)."""
+    mtp_layers: tuple[str, ...] = ()
+    """Those of `layers` that are multi-token prediction modules, behind the model's own layers."""
 
     def group(self, index: int) -> range:
         """Ids of the experts in a group."""
@@ -64,8 +66,12 @@ class ExpertLayout:
                 f"{num_experts} experts leave one in each of {groups} groups, and a group is "
                 "scored by its two best; keep more."
             )
-        return ExpertLayout(
-            num_experts, per_token, groups, groups_per_token, self.layers, self.has_bias
+        return replace(
+            self,
+            num_experts=num_experts,
+            per_token=per_token,
+            groups=groups,
+            groups_per_token=groups_per_token,
         )
 
 
@@ -97,13 +103,16 @@ def read_layout(folder: Path) -> ExpertLayout:
                 f"config.json says {num_experts} experts; {layer} has {len(ids)} and a router of "
                 f"{rows}. The checkpoint is broken."
             )
+    layers = tuple(sorted(found, key=_layer_order))
+    num_own = int(config["num_hidden_layers"])
     return ExpertLayout(
         num_experts=num_experts,
         per_token=int(config["num_experts_per_tok"]),
         groups=int(config.get("n_group") or 1),
         groups_per_token=int(config.get("topk_group") or 1),
-        layers=tuple(sorted(found, key=_layer_order)),
+        layers=layers,
         has_bias=any(name.endswith(BIAS) for name in stored.names()),
+        mtp_layers=tuple(layer for layer in layers if _layer_order(layer)[0] >= num_own),
     )
 
 
@@ -123,22 +132,36 @@ def by_layer(
 ) -> dict[str, Sequence[float]]:
     """The loads of each layer's experts, from those of routers.
 
+    A multi-token prediction module that was not trained, only carried along, has no router that was
+    counted. It reads the states of the last layer with experts of the model's own, and gets the
+    loads of that.
+
     Args:
         layout: whose layers.
         loads: tokens sent to each expert, by the router's name; what a wrapper (PEFT, DDP) puts in
             front of a name is ignored.
 
     Raises:
-        ValueError: a layer's router is not there, is there twice, or has another number of experts.
+        ValueError: a layer's router is not there, is there twice, has another number of experts,
+            or no token was counted.
     """
+    own = [layer for layer in layout.layers if layer not in layout.mtp_layers]
     found: dict[str, Sequence[float]] = {}
     for layer in layout.layers:
         router = layer + ROUTER.removesuffix(".weight")
-        (*names,) = (name for name in loads if f".{name}".endswith(f".{router}"))
+        names = [name for name in loads if f".{name}".endswith(f".{router}")]
+        if not names and own and layer in layout.mtp_layers:
+            found[layer] = found[own[-1]]
+            continue
         if len(names) != 1 or len(loads[names[0]]) != layout.num_experts:
             raise ValueError(
                 f"the loads need one entry for router {router}, with {layout.num_experts} numbers; "
                 f"they have {names or 'none'}. Take those of a run of this model."
+            )
+        if not sum(loads[names[0]]) > 0:
+            raise ValueError(
+                f"the loads of router {names[0]} add up to {sum(loads[names[0]])}: nothing was "
+                "counted. Take those of a run that trained this model."
             )
         found[layer] = loads[names[0]]
     return found

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from cotree.grpo.exporting.quantized_checkpoint import QuantizedCheckpoint, write_quantized
 from cotree.grpo.exporting.safetensors_stream import SHARD_BYTES
-from cotree.kernels.fp8 import quantize_blocks
-
-BLOCK = 128
-"""Rows and columns that share a scale."""
+from cotree.kernels.fp8 import TILE, quantize_blocks
 
 
 def write_fp8_checkpoint(
@@ -56,7 +53,7 @@ def write_fp8_checkpoint(
             "quant_method": "fp8",
             "fmt": "e4m3",
             "activation_scheme": "dynamic",
-            "weight_block_size": [BLOCK, BLOCK],
+            "weight_block_size": [TILE, TILE],
             "modules_to_not_convert": kept,
         } | ({"scale_fmt": "ue8m0"} if scales == "pow2" else {})
 
@@ -65,6 +62,6 @@ def write_fp8_checkpoint(
         target,
         quantize=quantize,
         quantization_config=quantization_config,
-        block=BLOCK,
+        block=TILE,
         shard_bytes=shard_bytes,
     )

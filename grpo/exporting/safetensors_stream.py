@@ -6,7 +6,6 @@ What is in memory is one shard of the output; the input is mapped, not read.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cotree.grpo.durable import flush, publish
 
 SHARD_BYTES = 2 << 30
 """Largest shard that is written, unless one weight alone is larger."""
@@ -124,8 +125,8 @@ def new_folder(target: Path) -> Generator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        _flush(partial)
-        partial.rename(target)
+        flush(partial)
+        publish(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -174,13 +175,3 @@ def _weight_files(folder: Path) -> list[str]:
 
 def _size(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _flush(folder: Path) -> None:
-    """Forces the files and the folder to the disk, so that the rename cannot overtake them."""
-    for path in (*sorted(folder.iterdir()), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

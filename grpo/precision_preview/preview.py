@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from cotree.grpo import arithmetic
@@ -113,7 +114,7 @@ def _layers_and_loss(
 ) -> tuple[tuple[LayerErrors, ...], LossGap]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, layers = trainable_model(_spec(path, precision, steps=1, learning_rate=1.0))
-    model.to(device)
+    cast(nn.Module, model).to(device)
     Routers(model, balance_coef=0.0)
     batch = to_device(batch, device)
 

@@ -18,7 +18,7 @@ from cotree.grpo.checkpoint import (
     prune,
     save_checkpoint,
 )
-from cotree.grpo.types import Completion, Group, Rollout, Segment
+from cotree.grpo.types import Completion, Group, Rollout, Routes, Segment
 from cotree.rewards.types import Failure, Problem, Reward, Status, StepScore, Ungraded, Verdict
 
 # A column of a parquet file may hold what JSON cannot.
@@ -35,6 +35,7 @@ def _group() -> Group:
         stop_reason="stop",
         policy_version=3,
         segments=(Segment(4, 1), Segment(6, 2)),
+        routes=Routes(1, 2, "AAABAP9/AgADAAQA"),  # 3 tokens, one layer, 2 experts each
     )
     step = StepScore((0, 3), -1.0, Verdict.REFUTED, "3+4 = 7, not 8", "3+4", "8")
     reward = Reward(

@@ -196,6 +196,23 @@ def test_rollouts_with_experts_of_their_own_share_no_prefixes(stage: str):
     Pipeline.model_validate(rollouts(stage, replay_routes=True))
 
 
+@pytest.mark.parametrize(
+    ("speculation", "spare"), [(None, 0), ({"type": "ngram", "tokens": 3}, 6), ({"type": "mtp"}, 2)]
+)
+def test_the_longest_completion_leaves_room_for_a_prompt_and_two_drafts(
+    speculation: object, spare: int
+):
+    def pipeline(max_tokens: int) -> Pipeline:
+        generator = {"max_model_len": 100, "speculation": speculation}
+        evaluate = {"max_tokens": max_tokens}
+        return Pipeline.model_validate({**BASE, "generator": generator, "evaluate": evaluate})
+
+    assert pipeline(99 - spare).evaluate.max_tokens == 99 - spare  # a prompt of one token
+    says = rf"evaluate.max_tokens = {100 - spare}, and {spare} for drafts, leave no room"
+    with pytest.raises(ValidationError, match=says):
+        pipeline(100 - spare)
+
+
 NEEDS_A_MODULE = {
     "learner.mtp": {"learner": {"mtp": {}}},
     'generator.speculation.type = "mtp"': {"generator": {"speculation": {"type": "mtp"}}},

@@ -72,6 +72,15 @@ def test_what_a_drafter_cannot_be_is_refused(settings: dict[str, object], says: 
         generator(**settings)
 
 
+@pytest.mark.parametrize("settings", [{"type": "ngram"}, {"type": "mtp"}], ids=str)
+@given(tokens=st.integers(1, 40))
+def test_two_drafts_must_fit_behind_the_longest_completion(
+    settings: dict[str, object], tokens: int
+):
+    assert generator(**settings, tokens=tokens).spare_tokens == 2 * tokens
+    assert Generator().spare_tokens == 0
+
+
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_looked_up_tokens_are_at_least_as_many_as_the_fewest(shortest: int, longest: int):
     settings = {"type": "ngram", "shortest": shortest, "longest": longest}

@@ -29,7 +29,7 @@ from cotree.grpo import config
 from cotree.grpo.collate import collate
 from cotree.grpo.config_algorithm import Advantage
 from cotree.grpo.engine import Generator, Sampling
-from cotree.grpo.engine_routes import RouteRecorder, Run, runs_of
+from cotree.grpo.engine_routes import RouteRecorder, Run, runs_of, with_first_rows
 from cotree.grpo.kl import k3
 from cotree.grpo.policy import policy_logprobs
 from cotree.grpo.routers import Routers
@@ -48,6 +48,18 @@ def read(routes: Routes | None) -> np.ndarray:
     assert routes is not None
     ids = np.frombuffer(base64.b64decode(routes.ids), dtype="<u2")
     return ids.reshape(-1, routes.layers, routes.per_token)
+
+
+@given(st.integers(1, 6), st.integers(0, 5), st.integers(0, 5))
+def test_the_first_tokens_of_other_routes_replace_as_many(tokens: int, own: int, other: int):
+    def routes(length: int, expert: int) -> Routes:
+        ids = np.full((tokens + length, LAYERS, PER_TOKEN), expert, dtype="<u2")
+        return Routes(LAYERS, PER_TOKEN, base64.b64encode(ids.tobytes()).decode())
+
+    found = read(with_first_rows(routes(own, 1), routes(other, 2), tokens=tokens))
+    assert found.shape == (tokens + own, LAYERS, PER_TOKEN)
+    assert (found[:tokens] == 2).all()
+    assert (found[tokens:] == 1).all()
 
 
 # --- the recorder alone ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Tests for grpo/engine_speculation.py on real vLLM engines, one after another in one actor."""
 
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +19,23 @@ from cotree.grpo.config_generator import (
     Speculation,
 )
 from cotree.grpo.engine import Sampling
+from cotree.grpo.engine_sampling import ENTROPY_TOKENS
 from cotree.grpo.engine_speculation import (
     PreemptedDraftsError,
     drafter_digests,
-    spare_tokens,
     speculative_options,
 )
 from cotree.grpo.models import create_model, load_model
 from cotree.grpo.mtp import is_mtp_weight, layer_inputs, mtp_hidden
 from cotree.grpo.mtp_files import load_model_with_mtp
-from cotree.grpo.types import Completion, SampleRequest
+from cotree.grpo.types import Completion, SampleRequest, TreePlan
 from cotree.grpo.weight_names import checkpoint_weights
 from cotree.grpo.weights import Canary, WeightSyncError, WeightUpdate, make_update
+from cotree.search.branching import entropy_points, lumped_entropy
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
+SURE = Sampling(max_tokens=24, temperature=0.2)
+"""The tiny model's likeliest token has a probability that lets it draft well for itself."""
 NGRAM = NgramSpeculation(type="ngram", tokens=3, longest=3, shortest=1)
 MTP = MtpSpeculation(type="mtp")
 
@@ -50,7 +54,6 @@ def test_drafts_are_the_likeliest_tokens_and_checked_against_the_policys_distrib
 
 def test_an_engine_without_a_drafter_is_started_as_before():
     assert speculative_options(None, revision="main") == {}
-    assert spare_tokens(None) == 0
 
 
 def test_each_drafter_gets_its_own_settings():
@@ -158,6 +161,52 @@ def test_a_smaller_model_that_drafts_changes_nothing_that_a_policy_says(
     assert stats["accepted_tokens"] > 0.9 * stats["drafted_tokens"] > 0
     _check_sampling(process, model, requests, plain)
     assert _tokens(process.sample(requests)) != sampled  # other draws, of the same distribution
+
+
+def _check_trees(host: Host, model: PreTrainedModel) -> None:
+    """Chains branch where the policy is least sure, and each leaf has its log-probabilities."""
+    plan = TreePlan(chains=4, points=2, forks=2, branch="entropy")
+    asked = [request(n, seeds=tuple(range(n, n + plan.num_leaves))) for n in range(3)]
+    asked = [replace(one, tree=plan) for one in asked]
+    trees = host.sample(asked, SURE)
+    assert [host.sample([one], SURE)[0] for one in asked] == trees
+    for one, leaves in zip(asked, trees, strict=True):
+        assert max(worst_gap(model, one, leaf, SURE.temperature) for leaf in leaves) < 1e-5
+        for chain in leaves[: plan.chains]:
+            ids = torch.tensor([one.prompt_ids + chain.token_ids])
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(one.prompt_ids) - 1 : -1]
+            table = (logits / SURE.temperature).log_softmax(-1)
+            entropies = [lumped_entropy(row) for row in table.topk(ENTROPY_TOKENS).values.tolist()]
+            points = tuple(segment.end for segment in chain.segments[:-1])
+            assert points == entropy_points(entropies, count=2)
+
+
+def _check_stop_texts(host: Host) -> None:
+    """A text within accepted drafts ends a completion as one that the policy drew itself."""
+    one = _requests(99)[0]
+    ((free, _),) = host.sample([one], SURE)
+    for start in range(len(free.text) - 1):
+        stop = free.text[start : start + 2]
+        end = free.text.index(stop) + 2
+        tokens = 1 + bisect_left(free.token_ends, end)  # to the one that completes the text
+        ((found, _),) = host.sample([one], replace(SURE, stop=(stop,)))
+        assert (found.text, found.stop_reason) == (free.text[:end], "stop")
+        assert found.token_ids == free.token_ids[:tokens]
+        assert found.logprobs == free.logprobs[:tokens]
+
+
+@pytest.mark.slow
+def test_trees_and_stop_texts_are_those_of_the_policy_under_drafts(process: Host, tiny_model: Path):
+    itself = DraftModelSpeculation(type="draft_model", path=str(tiny_model), tokens=3)
+    process.start(tiny_model, _settings(itself))
+    _check_trees(process, load_model(str(tiny_model), dtype="float32"))
+    trees = process(lambda g: g.stats())
+    _check_stop_texts(process)
+    both = process(lambda g: g.stats())
+    stops = {name: both[name] - trees[name] for name in ("accepted_tokens", "drafts")}
+    for stats in (trees, stops):
+        assert stats["accepted_tokens"] > 0.5 * stats["drafts"] > 0
 
 
 def _chi_square(tokens: list[int], probs: Tensor) -> float:
@@ -293,7 +342,7 @@ def test_requests_near_the_engines_length_do_not_stop_others_drafts(
     itself = DraftModelSpeculation(type="draft_model", path=str(tiny_model), tokens=3)
     requests = _requests(99)
     longest = max(len(one.prompt_ids) for one in requests)
-    limit = longest + AT_ONE.max_tokens + spare_tokens(itself)
+    limit = longest + AT_ONE.max_tokens + _settings(itself).spare_tokens
     process.start(tiny_model, _settings(itself, max_model_len=limit))
     together = process.sample(requests)
     alone = [process.sample([one])[0] for one in requests]

@@ -1,5 +1,6 @@
 """Tests for grpo/engine_trees.py, with pieces drawn by a seeded toy instead of an engine."""
 
+import base64
 import random
 from itertools import pairwise
 
@@ -8,12 +9,23 @@ from hypothesis import strategies as st
 
 from cotree.grpo.engine_trees import Drawn, Piece, RequestSamples
 from cotree.grpo.rollout_stats import generated_tokens
-from cotree.grpo.types import Completion, Group, Problem, Rollout, SampleRequest, TreePlan
+from cotree.grpo.types import (
+    Completion,
+    Group,
+    Problem,
+    Rollout,
+    Routes,
+    SampleRequest,
+    TreePlan,
+)
 from cotree.rewards.types import Reward
 
 PROBLEM = Problem("p", "q", "1", "test")
 PROMPT = (7, 8)
 MAX_TOKENS = 12
+LAYERS, PER_TOKEN = 3, 2
+ROW = 2 * LAYERS * PER_TOKEN
+"""Bytes of a token's experts."""
 
 plans = st.builds(
     TreePlan,
@@ -34,18 +46,30 @@ def toy(piece: Piece) -> Drawn:
     rng = random.Random(repr((piece.prompt_ids, piece.seed)))
     tokens = [rng.choice([10, 97, 98]) for _ in range(rng.randrange(MAX_TOKENS))] + [0]
     tokens = tokens[: piece.max_tokens]
+    computed = len(piece.prompt_ids) + len(tokens) - 1
     return Drawn(
         token_ids=tuple(tokens),
         logprobs=tuple(-rng.random() for _ in tokens),
         stop_reason="stop" if tokens[-1] == 0 else "length",
         entropies=tuple(rng.random() for _ in tokens) if piece.with_entropies else (),
+        routes=Routes(LAYERS, PER_TOKEN, base64.b64encode(rng.randbytes(ROW * computed)).decode()),
     )
+
+
+def rows(routes: Routes | None) -> list[bytes]:
+    """The experts of each token."""
+    assert routes is not None
+    assert (routes.layers, routes.per_token) == (LAYERS, PER_TOKEN)
+    ids = base64.b64decode(routes.ids)
+    return [ids[start : start + ROW] for start in range(0, len(ids), ROW)]
 
 
 def complete(drawn: Drawn) -> Completion:
     text = "".join(map(chr, drawn.token_ids))
     ends = tuple(range(1, len(text) + 1))
-    return Completion(drawn.token_ids, drawn.logprobs, text, ends, drawn.stop_reason, 5)
+    return Completion(
+        drawn.token_ids, drawn.logprobs, text, ends, drawn.stop_reason, 5, routes=drawn.routes
+    )
 
 
 def sampled(
@@ -104,6 +128,26 @@ def test_leaves_with_a_node_in_common_share_all_tokens_up_to_its_end(
             assert prefixes.setdefault(node, prefix) == prefix
     own = [completion.segments[-1].node for completion in leaves]
     assert len(set(own)) == len(own)  # where a leaf ends, it is alone
+
+
+@given(plans, st.randoms(use_true_random=False))
+def test_a_logprob_that_leaves_share_is_replayed_with_the_same_experts_in_all_of_them(
+    plan: TreePlan, order: random.Random
+):
+    leaves, log = sampled(request(plan), order=order)
+    shared: dict[int, list[bytes]] = {}
+    for leaf, completion in enumerate(leaves):
+        piece, drawn = log[leaf]
+        found = rows(completion.routes)
+        assert len(found) == len(PROMPT) + len(completion.token_ids) - 1
+        for node, end in completion.segments:
+            # The last log-probability of the node comes from the token before its last.
+            before = found[: len(PROMPT) + end - 1]
+            assert shared.setdefault(node, before) == before
+        # What a leaf drew by itself comes from its own choices, the first from those of the last
+        # token that it continues.
+        own = len(piece.prompt_ids) - 1
+        assert found[own:] == rows(drawn.routes)[own:]
 
 
 @given(plans, st.randoms(use_true_random=False))

@@ -1,15 +1,26 @@
 """Tests for grpo/models.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_experts import write_deepseek_v3, write_qwen3_moe
+from tiny_models import write_tiny_model
 from transformers import AutoTokenizer
 
 from cotree.grpo.config_model import NewModel
-from cotree.grpo.models import character_tokenizer, create_model, encode_checked, load_model
+from cotree.grpo.exporting.fp8_checkpoint import write_fp8_checkpoint
+from cotree.grpo.models import (
+    character_tokenizer,
+    create_model,
+    encode_checked,
+    load_config,
+    load_model,
+    refuse_quantized_experts,
+)
 
 ALPHABET = (*"0123456789+-*()= \n", "<think>", "</think>", r"\boxed{", "}")
 SIZES = NewModel(type="new", layers=2, width=64, heads=2, kv_heads=1, mlp_width=96)
@@ -80,3 +91,24 @@ def test_an_ambiguous_alphabet_is_refused(alphabet: tuple[str, ...]):
 def test_a_missing_model_is_an_error_that_says_what_to_do(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="run the stage that makes it"):
         load_model(str(tmp_path / "nothing"), dtype="float32")
+    with pytest.raises(FileNotFoundError, match="run the stage that makes it"):
+        load_config(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("write", [write_qwen3_moe, write_deepseek_v3])
+def test_a_mixture_of_quantized_experts_is_not_trained(tmp_path: Path, write: Callable[..., None]):
+    source, target = tmp_path / "model", tmp_path / "fp8"
+    write(source)
+    refuse_quantized_experts(load_config(str(source)))
+    write_fp8_checkpoint(source, target, scales="pow2")
+    with pytest.raises(ValueError, match=rf"'{target}' is a mixture .* could not be saved\. Start"):
+        refuse_quantized_experts(load_config(str(target)))
+
+
+def test_a_quantized_model_without_experts_is_trained(tmp_path: Path):
+    source, target = tmp_path / "model", tmp_path / "fp8"
+    write_tiny_model(source, seed=0, vocab_size=128)
+    write_fp8_checkpoint(source, target, scales="pow2")
+    config = load_config(str(target))
+    assert config.quantization_config["quant_method"] == "fp8"
+    refuse_quantized_experts(config)

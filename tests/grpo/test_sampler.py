@@ -42,4 +42,4 @@ def test_unfit_rows_are_refused_before_anything_starts(
         }
     )
     with pytest.raises(ConfigError, match=says):
-        Sampler(pipeline, str(tiny_model), gpu_share=0.0)
+        Sampler(pipeline, str(tiny_model), gpu_share=0.0, record_routes=False)

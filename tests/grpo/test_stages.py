@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cotree.grpo.run_folder import ConfigError, RunFolder, load_pipeline
-from cotree.grpo.stages import newest_model, starting_model
+from cotree.grpo.stages import evaluation_of, newest_model, starting_model
 
 TEXT = """
 task = { type = "arithmetic" }
@@ -62,3 +62,34 @@ def test_a_model_of_a_stage_that_is_no_longer_there_is_not_taken(tmp_path: Path)
     finish(folder.distill)
     made = finish(folder.sft)
     assert newest_model(pipeline, folder) == made
+
+
+TRAINED = """
+output_dir = "unused"
+[model]
+type = "pretrained"
+path = "owner/name"
+[task]
+type = "arithmetic"
+num_test = 4
+[generator]
+dtype = "float32"
+kv_cache_bytes = 33554432
+[train]
+num_steps = 1
+rollout = { replay_routes = true }
+optimizer = { learning_rate = 1e-3 }
+[evaluate]
+num_problems = 4
+max_tokens = 8
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_records_no_experts_for_a_training_that_does(
+    tmp_path: Path, tiny_model: Path
+):
+    (tmp_path / "c.toml").write_text(TRAINED)
+    pipeline = load_pipeline(tmp_path / "c.toml", [])
+    # An engine that records refuses a model without experts, and any model on a GPU.
+    assert len(evaluation_of(pipeline, str(tiny_model)).groups) == 4

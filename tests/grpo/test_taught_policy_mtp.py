@@ -189,9 +189,7 @@ def test_the_module_learns_the_texts_while_the_student_learns_from_its_teacher(
     assert last["loss"] == pytest.approx(last["distill/divergence_nats"] + weight, rel=1e-5)
 
 
-def test_a_student_of_stored_opinions_has_a_module_too(
-    folder: Path, teacher: PreTrainedModel
-):
+def test_a_student_of_stored_opinions_has_a_module_too(folder: Path, teacher: PreTrainedModel):
     batch = opinions(teacher, BATCHES[0])
     ours = taught_learner(folder, Taught(FORWARD), mtp={})
     plain = taught_learner(folder, Taught(FORWARD))

@@ -1,6 +1,7 @@
 """Tests for grpo/exporting/expert_layout.py."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def test_layouts_are_read_from_checkpoints(tmp_path: Path):
     assert read_layout(tmp_path / "deepseek") == ExpertLayout(
         8, 2, 2, 1, ("model.layers.1.mlp",), has_bias=True
     )
+
+
+def test_layers_behind_the_models_own_are_those_of_a_prediction_module(tmp_path: Path):
+    # Of 3 layers, the first dense, config.json calls the last one a module.
+    tiny_experts.write_deepseek_v3(tmp_path, num_hidden_layers=3)
+    assert read_layout(tmp_path).mtp_layers == ()
+    config = json.loads((tmp_path / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = read_layout(tmp_path)
+    assert found.layers == LAYERS
+    assert found.mtp_layers == LAYERS[1:]
+    sizes = {"num_experts": 16, "per_token": 2, "groups": 2, "groups_per_token": 1}
+    assert found.resized(**sizes).mtp_layers == LAYERS[1:]
 
 
 def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path):
@@ -79,6 +93,29 @@ def test_loads_are_found_behind_what_wrappers_put_in_front():
         "base_model.model.model.layers.2.mlp.gate": [2] * 8,
     }
     assert by_layer(layout(), counts) == {LAYERS[0]: [1] * 8, LAYERS[1]: [2] * 8}
+
+
+def test_a_module_that_was_not_trained_gets_the_loads_of_the_last_layer_before_it():
+    first, last, module = (f"model.layers.{i}.mlp" for i in (1, 2, 3))
+    with_module = replace(layout(), layers=(first, last, module), mtp_layers=(module,))
+    counts = {f"{first}.gate": [1] * 8, f"{last}.gate": [2] * 8}
+    assert by_layer(with_module, counts) == {first: [1] * 8, last: [2] * 8, module: [2] * 8}
+
+    counts[f"{module}.gate"] = [3] * 8  # a trained one has its own
+    assert by_layer(with_module, counts)[module] == [3] * 8
+
+
+def test_a_module_has_no_loads_where_no_layer_before_it_has_experts():
+    alone = replace(layout(), layers=LAYERS[:1], mtp_layers=LAYERS[:1])
+    with pytest.raises(ValueError, match="the loads need one entry for router"):
+        by_layer(alone, {})
+
+
+@pytest.mark.parametrize("count", [0, float("nan")])
+def test_loads_of_no_token_are_refused(count: float):
+    counts = {"model.layers.1.mlp.gate": [1] * 8, "model.layers.2.mlp.gate": [count] * 8}
+    with pytest.raises(ValueError, match=r"router model\.layers\.2\.mlp\.gate .* nothing was c"):
+        by_layer(layout(), counts)
 
 
 @pytest.mark.parametrize(
