@@ -109,7 +109,15 @@ class LearnerFiles:
                 f"differ, the first is {odd[0]!r}. Resume with the configuration that saved it."
             )
         values = self._saved_values(folder)
-        for name, target in self._model.state_dict().items():
+        state = self._model.state_dict()
+        for name, target in state.items():
+            if name in values and values[name].shape != target.shape:
+                raise ValueError(
+                    f"{folder} was saved by another model: {name!r} is "
+                    f"{tuple(values[name].shape)} there and {tuple(target.shape)} here. Resume "
+                    "with the configuration that saved it."
+                )
+        for name, target in state.items():
             if name in values:
                 assign(target, values[name])
         for name, parameter in self._parameters.items():

@@ -21,7 +21,7 @@ class WeightSync:
         self._learner = learner
         self._generators = generators
         self._canary_ids = canary_ids
-        self._before: dict[str, float] = {}
+        self._before: list[dict[str, float]] = []
 
     def __call__(self) -> Stats:
         """Returns once every generator serves the learner's version.
@@ -47,12 +47,13 @@ class WeightSync:
         `speculation/accepted_per_draft` tokens, and one more that the policy drew itself.
         """
         totals = self._generators.stats()
-        now = {name: sum(total[name] for total in totals) for name in totals[0]}
-        since = {name: value - self._before.get(name, 0.0) for name, value in now.items()}
-        self._before = now
+        before = self._before or [{} for _ in totals]
+        shares = [_since(now, then) for now, then in zip(totals, before, strict=True)]
+        since = {name: sum(share[name] for share in shares) for name in totals[0]}
+        self._before = totals
         # Replicas sample side by side: the group's time is their mean.
         tokens, busy = since["tokens"], since["seconds"] / len(totals)
-        if tokens <= 0 or busy <= 0:  # nothing sampled, or a replaced replica counts from zero
+        if tokens <= 0 or busy <= 0:  # nothing sampled
             return {}
         stats = {"engine/busy_seconds": busy, "tokens_per_second/generate": tokens / busy}
         if since.get("drafts", 0.0) > 0:
@@ -60,3 +61,10 @@ class WeightSync:
             stats["speculation/accepted_frac"] = accepted / since["drafted_tokens"]
             stats["speculation/accepted_per_draft"] = accepted / since["drafts"]
         return stats
+
+
+def _since(now: dict[str, float], then: dict[str, float]) -> dict[str, float]:
+    """What a replica counted since `then`: all of it where it was replaced and began at zero."""
+    if any(now[name] < value for name, value in then.items()):
+        return now
+    return {name: value - then.get(name, 0.0) for name, value in now.items()}
