@@ -60,7 +60,7 @@ def test_the_wheel_holds_all_sources_and_nothing_else(wheel: Path):
         f"cotree/{path.relative_to(ROOT)}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".jinja"}
+        if path.suffix in {".py", ".jinja", ".cu"}
     }
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
