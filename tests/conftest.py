@@ -12,11 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_models import write_character_tokenizer, write_tiny_model
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process they start
 # would inherit that: no test of Ctrl-C could pass.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The same examples in every run, and no limit of 0.2 s an example, which a busy machine breaks.
+# `--hypothesis-profile=default` looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_finish() -> None:

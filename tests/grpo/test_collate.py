@@ -315,7 +315,7 @@ def rows_of(batch):
 lengths_strategy = st.lists(st.integers(2, 30), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=lengths_strategy, max_tokens=st.integers(1, 120))
 def test_micro_batches_hold_every_row_once_within_the_limit(lengths, max_tokens):
     batch = random_batch(lengths)
@@ -330,7 +330,7 @@ def test_micro_batches_hold_every_row_once_within_the_limit(lengths, max_tokens)
     assert [rows_of(p) for p in again] == [rows_of(p) for p in pieces]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=lengths_strategy, world_size=st.integers(1, 25))
 def test_shards_hold_every_row_once_and_are_balanced(lengths, world_size):
     batch = random_batch(lengths)

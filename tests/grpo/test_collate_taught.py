@@ -78,7 +78,7 @@ def taught_batch(lengths, num_outcomes=3):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(2, 20), min_size=1, max_size=12),
     max_tokens=st.integers(1, 60),

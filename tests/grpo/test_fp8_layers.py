@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import DEVICES
 from torch import nn
 
 from cotree.grpo.config_learner import BFloat16, Float32, Fp8Block, Fp8Scaled
@@ -86,16 +87,21 @@ def test_what_needs_torchao_says_so(tiny_model: Path):
 
 
 @pytest.mark.skipif(not HAS_TORCHAO, reason="needs torchao: pip install 'cotree[float8]'")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["fp8_tensorwise", "fp8_rowwise"])
-def test_torchaos_products_are_close_forward_and_backward(tiny_model: Path, kind: str):
+@pytest.mark.parametrize("rows", [32, 21])  # a GPU's product contracts over multiples of 16
+def test_torchaos_products_are_close_forward_and_backward(
+    tiny_model: Path, device: str, kind: str, rows: int
+):
     precision = Fp8Scaled(type=kind)
     model, layers = prepared(tiny_model, precision)
-    layer = model.model.layers[0].mlp.gate_proj
-    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    layer = model.model.layers[0].mlp.gate_proj.to(device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 64, generator=generator).to(device).requires_grad_()
     plain = nn.functional.linear(x, layer.weight)
     exact = torch.autograd.grad(plain.square().sum(), [x, layer.weight])
     layers.use(precision)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         found = layer(x)
     got = torch.autograd.grad(found.float().square().sum(), [x, layer.weight])
     for ours, true in zip([found, *got], [plain, *exact], strict=True):

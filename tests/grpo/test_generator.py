@@ -20,6 +20,8 @@ from cotree.grpo.generator import (
 )
 from cotree.grpo.types import Completion, Problem, SampleRequest, TreePlan
 
+pytestmark = pytest.mark.e2e
+
 SETTINGS = config.Generator(
     replicas=2,
     dtype="float32",

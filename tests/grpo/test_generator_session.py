@@ -18,6 +18,8 @@ from cotree.grpo.generator_session import GeneratorSession
 from cotree.grpo.types import Problem, SampleRequest
 from cotree.search.types import Continuation
 
+pytestmark = pytest.mark.e2e
+
 SETTINGS = config.Generator(
     replicas=2,
     dtype="float32",

@@ -13,6 +13,8 @@ from random_batches import largest_gap, make_learner, make_spec, random_batch, t
 from cotree.grpo.learner import NonFiniteError
 from cotree.grpo.learner_group import LearnerDiedError, LearnerGroup
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:

@@ -129,6 +129,7 @@ class InterruptedRunError(Exception):
     """Stands for whatever ends a run."""
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("_cluster")
 def test_an_interrupted_cold_start_resumes_to_the_same_bits(tmp_path: Path):
     whole: list[tuple[int, float]] = []

@@ -178,7 +178,7 @@ def rewards_for(count):
     return st.lists(st.floats(-2, 2, width=16), min_size=count, max_size=count)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), tree=trees())
 def test_sibling_advantages_sum_to_zero(data, tree):
     segments, lengths = tree
@@ -194,7 +194,7 @@ def test_sibling_advantages_sum_to_zero(data, tree):
         assert sum(siblings.values()) == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), tree=trees())
 def test_vine_telescopes_to_the_outcome_less_the_mean(data, tree):
     segments, lengths = tree
@@ -206,7 +206,7 @@ def test_vine_telescopes_to_the_outcome_less_the_mean(data, tree):
         assert sum(values[end - 1].item() for end in ends) == pytest.approx(reward - mean, abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), tree=trees(), shift=st.floats(-3, 3, width=16))
 def test_neither_the_order_of_leaves_nor_a_constant_in_the_reward_matters(data, tree, shift):
     segments, lengths = tree
@@ -226,7 +226,7 @@ def test_neither_the_order_of_leaves_nor_a_constant_in_the_reward_matters(data, 
             torch.testing.assert_close(moved[place], advantages[leaf], atol=1e-6, rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tree=trees(), reward=st.sampled_from([0.0, 1.0, 0.1, 1 / 3, 1e9 + 0.1]))
 def test_equal_rewards_give_exactly_zero(tree, reward):
     segments, lengths = tree

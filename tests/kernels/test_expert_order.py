@@ -1,7 +1,7 @@
 """Tests for kernels/expert_order.py, against plain sums over each token's experts."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.kernels.expert_order import combine, dispatch, sort_by_expert
@@ -20,7 +20,6 @@ def _chosen(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(draw(st.lists(choices, max_size=8)), dtype=torch.int64).view(-1, top_k)
 
 
-@settings(derandomize=True, deadline=None)
 @given(_chosen())
 def test_pairs_are_sorted_by_expert_and_then_by_token(ids: torch.Tensor):
     order = sort_by_expert(ids, 5)
@@ -32,7 +31,6 @@ def test_pairs_are_sorted_by_expert_and_then_by_token(ids: torch.Tensor):
     assert order.offsets.dtype == torch.int32
 
 
-@settings(derandomize=True, deadline=None)
 @given(_chosen())
 def test_dispatched_and_combined_tokens_are_weighted_sums(ids: torch.Tensor):
     order = sort_by_expert(ids, 5)

@@ -55,7 +55,7 @@ def test_a_pow2_scale_is_the_smallest_power_for_every_mantissa():
         assert is_the_smallest_power(*scales_of(part, 0))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(values=matrices(), scales=st.sampled_from(SCALES))
 def test_every_value_becomes_the_nearest_e4m3(values, scales):
     # The spacing is 2^-3 of the power of two below a value, and 2^-9 for those below 2^-6: half
@@ -142,7 +142,7 @@ def test_experts_have_blocks_of_their_own():
     assert torch.equal(both[1], fp8.dequantize_blocks(q[1], scale[1]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(values=matrices())
 def test_pow2_scales_make_a_second_quantisation_lose_only_subnormals(values):
     """Across the tokens as along them: the backward pass may start from the forward's bytes.

@@ -39,7 +39,6 @@ def _loop(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch
     return torch.cat([x[s] @ weight[e].T for e, s in enumerate(_experts(offsets))])
 
 
-@settings(derandomize=True, deadline=None)
 @given(_SIZES, _WIDTHS, st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
 def test_every_expert_multiplies_its_own_rows(
     sizes: list[int], widths: tuple[int, int], dtype: torch.dtype
@@ -104,7 +103,6 @@ def test_two_dtypes_are_refused():
 # --- block_grouped_linear --------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=6))
 def test_every_expert_starts_at_a_multiple_of_128_in_the_padded_layout(sizes: list[int]):
     offsets = _ends(sizes)
@@ -199,7 +197,7 @@ def test_fp8_keeps_only_what_gradients_need():
     assert weight.grad[:, 0, 0].tolist() == [1.0, 3.0]
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(_SIZES, st.integers(0, 100))
 def test_fp8_weight_gradients_do_not_depend_on_other_experts(sizes: list[int], seed: int):
     # A value of another expert in the same tile would change the tile's scale.

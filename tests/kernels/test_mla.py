@@ -44,7 +44,7 @@ def by_absorption(query, latent, key_rope, kv_b_weight, *, nope, value, scale):
 # --- one form against the other ---------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     asking=st.integers(1, 6),
     earlier=st.integers(0, 4),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from devices import DEVICES
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DeepseekV3Config, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
@@ -62,7 +62,6 @@ def _route(logits: torch.Tensor, case: SimpleNamespace, **more: object) -> Route
     return route(logits, **options, **more)
 
 
-@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_choices_and_weights_are_those_of_the_definition(case: SimpleNamespace):
     logits = 2 * _random(case.seed, 5, case.experts)
@@ -93,7 +92,6 @@ def test_experts_outside_a_tokens_groups_lose_against_negative_scores():
     assert sorted(routed.ids[0].tolist()) == [0, 1]
 
 
-@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_gradients_are_those_of_the_weights_alone(case: SimpleNamespace):
     logits = _random(case.seed, 3, case.experts).requires_grad_()
@@ -104,7 +102,6 @@ def test_gradients_are_those_of_the_weights_alone(case: SimpleNamespace):
     assert bias.grad is None
 
 
-@settings(derandomize=True, deadline=None)
 @given(_cases())
 def test_forced_experts_replace_the_choice_where_they_are_given(case: SimpleNamespace):
     logits = _random(case.seed, 6, case.experts)
@@ -257,7 +254,6 @@ def _loss_by_hand(
 _SEQUENCES = st.lists(st.integers(-1, 3), min_size=1, max_size=12)
 
 
-@settings(derandomize=True, deadline=None)
 @given(_SEQUENCES, st.integers(1, 3), st.integers(0, 1000))
 def test_the_balance_loss_is_that_of_the_definition(sequence: list[int], top_k: int, seed: int):
     scores = _random(seed, len(sequence), 5).sigmoid()
@@ -267,7 +263,6 @@ def test_the_balance_loss_is_that_of_the_definition(sequence: list[int], top_k: 
     assert float(loss) == pytest.approx(_loss_by_hand(scores, ids, sequence, weights), rel=1e-12)
 
 
-@settings(derandomize=True, deadline=None)
 @given(_SEQUENCES, st.integers(0, 1000))
 def test_the_balance_loss_is_the_sum_of_its_sequences(sequence: list[int], seed: int):
     scores = _random(seed, len(sequence), 5).sigmoid()

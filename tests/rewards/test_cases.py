@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.rewards.cases import Case, Judged, json_rows, read_cases, summarized
@@ -135,7 +135,6 @@ def test_quantiles_of_a_hundred_times():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 1.0, None])), min_size=1))
-@settings(derandomize=True, deadline=None)
 def test_right_wrong_and_ungraded_cases_add_up(rows: list[tuple[bool, float | None]]):
     summary = summarized([judged(expected, value) for expected, value in rows])
     to_accept = sum(expected for expected, _ in rows)

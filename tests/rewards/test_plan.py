@@ -74,7 +74,7 @@ def test_a_crash_is_blamed_on_the_one_that_dies_alone(form: Form):
     assert seen(found) == [[0.0], [1.0], ["crash"], [3.0]]
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     forms=st.lists(st.sampled_from([SINGLE, GROUPED]), min_size=1, max_size=3),
     fates=st.lists(st.sampled_from(["fine", "crash", "timeout", "poison"]), max_size=12),

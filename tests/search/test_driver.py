@@ -103,7 +103,7 @@ def trees(searches: dict[int, RunningSearch]) -> dict[int, str]:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 8), st.sampled_from([17, 60, 81]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_the_budget_is_hard_and_every_token_is_accounted_for(
     order: int, at_once: int, width: int, budget: int
 ):
@@ -119,7 +119,7 @@ def test_the_budget_is_hard_and_every_token_is_accounted_for(
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 8))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_trees_do_not_depend_on_arrival_or_on_what_else_runs(
     order: int, at_once: int, concurrency: int
 ):

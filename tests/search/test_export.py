@@ -96,7 +96,7 @@ def below(tree: Tree, node: int) -> Iterator[Node]:
 # --- traces ------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(searches(), max_size=2), st.integers(1, 3), st.sampled_from(get_args(Rank)))
 def test_traces_are_right_and_every_other_completion_is_counted(
     found: list[GradedSearch], per_problem: int, rank: Rank
@@ -186,7 +186,7 @@ def test_no_traces_a_problem_is_refused():
 # --- pairs -------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(searches(), st.booleans(), st.integers(1, 3), st.sampled_from([0.1, 1.0]))
 def test_pairs_have_one_prefix_finished_subtrees_and_a_clear_difference(
     search: GradedSearch, use_verdicts: bool, min_outcomes: int, min_errors: float
@@ -219,7 +219,7 @@ def test_pairs_have_one_prefix_finished_subtrees_and_a_clear_difference(
         assert not pair.chosen.is_refuted or pair.rejected.is_refuted
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_equal_outcomes_are_never_a_pair(outcomes: tuple[int, int]):
     tree, correct, _ = siblings(outcomes, outcomes)
@@ -354,7 +354,7 @@ def test_labels_have_their_prefix_and_both_estimates(name: str):
     assert selected.left_out == {}
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(searches(), st.integers(1, 3))
 def test_labels_and_what_is_left_out_are_all_nodes(search: GradedSearch, min_outcomes: int):
     tree = search.record.tree

@@ -120,7 +120,7 @@ def test_first_errors_are_found_as_often_as_sampling_allows(samples: int):
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 50))
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_it_rolls_out_logarithmically_many_prefixes(depth: int, samples: int, number: int):
     world = ToyWorld(depth=depth)
     backend = engines(world, number + 1)
@@ -158,7 +158,7 @@ def test_it_selects_nothing_and_cannot_be_named():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 8), st.integers(1, 400))
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_budget_is_hard_and_every_token_is_accounted_for(
     order: int, at_once: int, width: int, budget: int
 ):
@@ -194,7 +194,7 @@ def test_given_steps_were_not_drawn_until_a_rollout_repeats_them():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 8))
-@settings(derandomize=True, deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_labels_do_not_depend_on_arrival_or_on_width(order: int, at_once: int, width: int):
     numbers = list(range(8))
     plain = labelled(WORLD, numbers, engines(WORLD, 8), samples=5, width=1)

@@ -50,7 +50,7 @@ def test_a_value_is_the_share_of_right_completions():
         step_value([])
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 64), st.booleans())
 def test_outcomes_that_agree_leave_an_error(n: int, outcome: bool):
     value = step_value([outcome] * n)
@@ -79,7 +79,7 @@ counts = st.integers(1, 40).flatmap(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(counts, counts)
 def test_a_difference_has_the_other_sign_the_other_way(one: StepValue, other: StepValue):
     errors = difference_in_errors(one, other)
@@ -271,7 +271,7 @@ def test_it_prefers_the_answer_that_most_completions_have():
 # --- first errors ------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
 def test_the_first_bad_step_is_found_in_logarithmically_many_prefixes(sizes: tuple[int, int]):
     num_steps, first_bad = sizes

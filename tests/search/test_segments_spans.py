@@ -35,7 +35,7 @@ def ends_of(pieces: list[bytes]) -> tuple[int, ...]:
     st.lists(PIECES, min_size=1, max_size=14).map("".join),
     st.lists(st.integers(0, 10_000), max_size=60),
 )
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 def test_the_tokens_of_a_step_write_it_and_nothing_less_does(text: str, cuts: list[int]):
     pieces = byte_tokens(text, cuts)
     ends = ends_of(pieces)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -21,7 +21,6 @@ from cotree.grpo.distilling.token_bytes import check_token_bytes, token_bytes
 from cotree.grpo.models import character_tokenizer
 
 SMOLLM2 = Path(__file__).resolve().parents[3] / "models" / "SmolLM2-135M-Instruct"
-EXAMPLES = settings(derandomize=True, deadline=None)
 ALPHABET = [*map(chr, range(32, 127)), "\n", "é", "🤖"]
 
 
@@ -79,7 +78,6 @@ def check_chunks(
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@EXAMPLES
 @given(text=TEXTS, is_ended=st.booleans())
 def test_chunks_are_the_shortest_spans_that_cover_the_text(pair, text, is_ended):
     teacher, student = (pieces(name, text) + [None] * is_ended for name in pair)
@@ -87,7 +85,6 @@ def test_chunks_are_the_shortest_spans_that_cover_the_text(pair, text, is_ended)
     check_chunks(alignment, teacher, student)
 
 
-@EXAMPLES
 @given(st.text(max_size=20))
 def test_two_byte_level_tokenizers_align_every_text(text):
     teacher, student = pieces("words", text), pieces("rhymes", text)
@@ -95,7 +92,6 @@ def test_two_byte_level_tokenizers_align_every_text(text):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@EXAMPLES
 @given(text=TEXTS, seed=st.integers(0, 2**32))
 def test_the_probability_of_the_text_is_conserved(pair, text, seed):
     teacher, student = (pieces(name, text) for name in pair)

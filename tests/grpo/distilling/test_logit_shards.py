@@ -73,7 +73,7 @@ def shards(draw: st.DrawFn) -> tuple[int, list[Sequence]]:
 
 
 @given(shards())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_shard_gives_back_texts_exactly_and_log_probabilities_within_the_quantum(
     shard: tuple[int, list[Sequence]],
 ):
@@ -100,7 +100,7 @@ def test_a_shard_gives_back_texts_exactly_and_log_probabilities_within_the_quant
 
 
 @given(shards())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_read_back_sums_to_one_and_diverges_by_no_more_than_the_bound(
     shard: tuple[int, list[Sequence]],
 ):

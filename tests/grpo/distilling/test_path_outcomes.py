@@ -20,7 +20,7 @@ from cotree.grpo.models import character_tokenizer
 from cotree.grpo.token_scores import TokenScores
 
 SMOLLM2 = Path(__file__).resolve().parents[3] / "models" / "SmolLM2-135M-Instruct"
-EXAMPLES = settings(derandomize=True, deadline=None, max_examples=60)
+EXAMPLES = settings(max_examples=60)
 
 Table = tuple[bytes | None, ...]
 

@@ -16,6 +16,8 @@ from cotree.grpo.distilling.teacher_scorer import EngineScorer, Scorer, dealt_ou
 from cotree.grpo.generator import GeneratorGroup
 from cotree.grpo.token_scores import ScoreRequest, TokenScores
 
+pytestmark = pytest.mark.e2e
+
 SETTINGS = config.Generator(replicas=2, dtype="float32", max_model_len=256, kv_cache_bytes=32 << 20)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import write_character_tokenizer
 from tokenizers import (
@@ -21,7 +21,6 @@ from cotree.grpo.distilling.token_bytes import check_token_bytes, token_bytes
 from cotree.grpo.models import character_tokenizer
 
 SMOLLM2 = Path(__file__).resolve().parents[3] / "models" / "SmolLM2-135M-Instruct"
-EXAMPLES = settings(derandomize=True, deadline=None)
 CORPUS = ["the cat sat on the mat", "  two spaces\n\tand a tab", "naïve café 🤖🤖 ünï ünï"]
 ALPHABET = (*"0123456789+=é ", "<think>")
 
@@ -83,7 +82,6 @@ BEGINS_WITH_SPACE = {
 }
 
 
-@EXAMPLES
 @given(st.text(max_size=30))
 def test_byte_level_tokens_spell_every_text(text: str):
     check_token_bytes(BYTE_LEVEL, BYTE_LEVEL_TABLE, [text, *CORPUS])
@@ -121,7 +119,6 @@ def test_an_added_token_that_swallows_spaces_has_no_bytes_and_texts_with_it_are_
 
 
 @pytest.mark.parametrize("kind", SENTENCEPIECE)
-@EXAMPLES
 @given(text=st.text(st.characters(exclude_characters="▁", exclude_categories=["Cs"]), max_size=20))
 def test_sentencepiece_tokens_spell_every_text_in_words_and_bytes(kind: str, text: str):
     tokenizer = SENTENCEPIECE[kind]
@@ -158,7 +155,6 @@ def test_unigram_tokens_spell_their_words_and_unknown_ones_are_refused():
         check_token_bytes(tokenizer, table, ["ab", "abz"])
 
 
-@EXAMPLES
 @given(st.lists(st.sampled_from(ALPHABET), max_size=20).map("".join))
 def test_characters_spell_every_text_of_their_alphabet(text: str):
     tokenizer = character_tokenizer(ALPHABET, max_positions=32)

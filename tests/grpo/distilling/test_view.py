@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from readers import ASCII, BPE, CHARACTERS, byte_level_bpe, encoded, ended, random_scores, reader
 from tokenizers import normalizers
@@ -13,7 +13,6 @@ from cotree.grpo.distilling.view import Reader, TeacherView, Text
 from cotree.grpo.models import character_tokenizer
 from cotree.grpo.token_scores import TokenScores
 
-EXAMPLES = settings(derandomize=True, deadline=None)
 ACCENTED = byte_level_bpe(["é", "éé", "1+2"], vocab_size=262)
 TEXTS = st.text(st.sampled_from("0123456789+-*()=\n"), max_size=24)
 
@@ -94,7 +93,6 @@ def test_the_teacher_gets_a_prompt_of_its_own(pair: tuple[PreTrainedTokenizerFas
 
 
 @pytest.mark.parametrize(("view", "student", "teacher"), PAIRS, ids=["bpe", "characters"])
-@EXAMPLES
 @given(text=TEXTS)
 def test_a_finished_text_is_read_in_the_teachers_own_tokens(view, student, teacher, text):
     request = view.request(Text("1\n", ended(student, text)))
@@ -102,7 +100,6 @@ def test_a_finished_text_is_read_in_the_teachers_own_tokens(view, student, teach
 
 
 @pytest.mark.parametrize(("view", "student", "teacher"), PAIRS, ids=["bpe", "characters"])
-@EXAMPLES
 @given(text=TEXTS, is_ended=st.booleans(), seed=st.integers(0, 2**32))
 def test_the_log_ratios_of_a_text_add_up_to_that_of_the_whole(
     view, student, teacher, text, is_ended, seed
@@ -119,7 +116,6 @@ def test_the_log_ratios_of_a_text_add_up_to_that_of_the_whole(
     assert ratios.astype(np.float64).sum() == pytest.approx(expected, abs=1e-3)
 
 
-@EXAMPLES
 @given(text=TEXTS, seed=st.integers(0, 2**32))
 def test_outcomes_are_ranges_of_the_views_order(text, seed):
     # Events are disjoint sets of the student's tokens.

@@ -157,7 +157,7 @@ def test_a_table_by_hand():
 answers = st.lists(st.sampled_from("123"), min_size=8, max_size=8)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(answers, min_size=1, max_size=3))
 def test_the_first_has_avg_at_k_and_nothing_beats_the_oracle(problems: list[list[str]]):
     made = [recorded(*texts, refuted="2", id_=str(n)) for n, texts in enumerate(problems)]

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.grpo.evaluation.paired import (
@@ -105,7 +105,6 @@ def test_the_interval_holds_the_difference_and_stays_inside(values: list[tuple[f
 
 
 @given(pairs, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_neither_order_nor_direction_changes_the_comparison(
     values: list[tuple[float, float]], random
 ):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.grpo.config_evaluation import Benchmarks
@@ -92,7 +92,6 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(NAMES, st.integers(0, 99), st.integers(1, 5), st.integers(1, 3))
 def test_what_finishes_first_changes_nothing(name: str, arrival: int, count: int, k: int):
     wanted = asks(count, k=k)
@@ -101,7 +100,6 @@ def test_what_finishes_first_changes_nothing(name: str, arrival: int, count: int
     assert all(len(found[ask.index]) == k for ask in wanted)
 
 
-@settings(deadline=None)
 @given(NAMES, st.sets(st.integers(0, 5), min_size=1))
 def test_what_else_is_in_the_batch_changes_nothing(name: str, some: set[int]):
     # A resumed evaluation asks for the problems that are left.
@@ -110,7 +108,6 @@ def test_what_else_is_in_the_batch_changes_nothing(name: str, some: set[int]):
     assert left == {index: everything[index] for index in some}
 
 
-@settings(deadline=None)
 @given(NAMES, st.integers(1, 5), st.integers(1, 3))
 def test_every_token_is_counted_once(name: str, count: int, k: int):
     base = BySeed()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +19,6 @@ from cotree.grpo.exporting.safetensors_stream import (
 )
 
 
-@settings(derandomize=True, deadline=None)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), shard_bytes=st.integers(1, 400))
 def test_what_is_written_in_shards_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], shard_bytes: int

@@ -288,7 +288,7 @@ def test_distinct_wrong_completions_that_ended_are_labelled():
 
 
 @given(st.integers(1, 6), st.integers(1, 7))
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_limits_count_problems_and_completions_of_each(per_problem: int, limit: int):
     everything = wrong_completions(SEARCHES, replace(PLAN, per_problem=99))
     found = wrong_completions(SEARCHES, replace(PLAN, per_problem=per_problem, limit=limit))

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.rewards.equality.decimals import MIN_DIGITS, decimals_agree, last_place
@@ -27,7 +27,6 @@ def test_the_worth_of_the_last_digit(text: str, place: Fraction | None):
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**6), st.integers(2, 6))
-@settings(derandomize=True, deadline=None)
 def test_a_fraction_agrees_with_its_rounding_and_not_with_its_neighbors(
     n: int, d: int, places: int
 ):
@@ -46,7 +45,6 @@ def test_a_fraction_agrees_with_its_rounding_and_not_with_its_neighbors(
 
 
 @given(st.integers(1, 10**6), st.sampled_from([3, 7, 9, 11, 13]), st.integers(1, 12))
-@settings(derandomize=True, deadline=None)
 def test_an_endless_fraction_takes_six_right_digits_and_no_fewer(n: int, d: int, digits: int):
     value = Fraction(n, d)
     if value.denominator == 1:
@@ -60,7 +58,6 @@ def test_an_endless_fraction_takes_six_right_digits_and_no_fewer(n: int, d: int,
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(1, 12), st.integers(1, 9))
-@settings(derandomize=True, deadline=None)
 def test_an_integer_is_met_by_nothing_near_it(n: int, places: int, digit: int):
     assert decimals_agree(parse(str(n)), parse(f"{n}.{'0' * places}")) is True
     assert decimals_agree(parse(str(n)), parse(f"{n}.{'0' * places}{digit}")) is False

@@ -1,10 +1,10 @@
 """Tests for rewards/equality/exact.py, against Python's own integers and fractions."""
 
 import math
-import time
 from fractions import Fraction
 
 import pytest
+from cpu_time import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,12 +71,11 @@ def test_values(text: str, value: Fraction):
     ],
 )
 def test_what_has_no_rational_value_of_reasonable_size_has_none(text: str):
-    started = time.thread_time()
     assert rational(parse(text)) is None
-    assert time.thread_time() - started < 0.05
+    assert cpu_seconds(lambda: rational(parse(text))) < 0.05
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.fractions(min_value=0, max_denominator=10**9), st.integers(2, 7))
 def test_the_root_of_a_power_is_its_base(base: Fraction, degree: int):
     power = n(base**degree)
@@ -84,7 +83,7 @@ def test_the_root_of_a_power_is_its_base(base: Fraction, degree: int):
     assert rational(Power(power, Quotient(n(1), n(degree)))) == base
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**30), st.integers(2, 5))
 def test_a_root_is_exact_or_none(value: int, degree: int):
     found = rational(Call("root", (n(value), n(degree))))

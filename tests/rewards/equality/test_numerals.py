@@ -10,7 +10,7 @@ from cotree.rewards.equality.nodes import Number
 from cotree.rewards.equality.numerals import MAX_DIGITS, number, repeating
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**12), st.text("0123456789", min_size=1, max_size=8))
 def test_grouped_and_plain_numerals_are_the_same(whole: int, shown: str):
     expected = Number(Fraction(f"{whole}.{shown}"), len(shown))
@@ -18,7 +18,7 @@ def test_grouped_and_plain_numerals_are_the_same(whole: int, shown: str):
     assert [number(text) for text in spellings] == [expected] * 3
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(st.text("0123456789", max_size=5), st.text("0123456789", min_size=1, max_size=5))
 def test_a_repeating_decimal_is_the_limit_of_its_expansion(fixed: str, period: str):
     found = repeating(rf"0.{fixed}\overline{{{period}}}", 0)

@@ -17,7 +17,7 @@ def evaluated(node: Node, *, real: bool = False, budget: int = 10_000):
     return Evaluator(digits=40, point=POINT, real=real, budget=budget).value(node)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(expressions)
 def test_values_agree_with_complex_arithmetic(node: Node):
     try:

@@ -234,7 +234,7 @@ def test_prose_is_its_words_and_nothing_more():
     assert parse("The function $f(x+1)$ is odd.") == Words("The function f(x+1) is odd")
 
 
-@settings(max_examples=250, derandomize=True, deadline=None)
+@settings(max_examples=250)
 @given(expressions)
 def test_every_spelling_of_an_expression_reads_back_to_its_value(node: Node):
     for dialect in ("latex", "loose", "plain"):

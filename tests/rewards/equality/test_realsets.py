@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cotree.rewards.equality.nodes import Node, Number, Sum, Symbol
@@ -46,7 +46,6 @@ def holds(each: RealSet | None) -> set[Fraction]:
 
 
 @given(SETS, SETS)
-@settings(derandomize=True, deadline=None)
 def test_set_algebra_holds_for_every_number(left: RealSet, right: RealSet):
     assert holds(union([left, right])) == holds(left) | holds(right)
     assert holds(intersection(left, right)) == holds(left) & holds(right)
@@ -54,7 +53,6 @@ def test_set_algebra_holds_for_every_number(left: RealSet, right: RealSet):
 
 
 @given(SETS, SETS)
-@settings(derandomize=True, deadline=None)
 def test_sets_are_the_same_if_they_hold_the_same(left: RealSet, right: RealSet):
     same = same_sets(left, right, lambda a, b: a == b)
     assert same == (holds(left) == holds(right))

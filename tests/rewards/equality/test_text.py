@@ -1,8 +1,7 @@
 """Tests for rewards/equality/text.py: one spelling for what looks the same."""
 
-import time
-
 import pytest
+from cpu_time import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +51,7 @@ def test_typography_is_folded(text: str, cleaned: str):
     assert clean(text) == cleaned
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="0123456789xyz+-=(){}[]\\ $.,^_frac½²√×−\u200b\t", max_size=60))
 def test_a_second_cleaning_of_what_has_no_escapes_changes_nothing(text: str):
     once = clean(text.replace("\\", "").replace("$", "").replace(".", "").replace("\t", ""))
@@ -63,6 +62,5 @@ def test_a_second_cleaning_of_what_has_no_escapes_changes_nothing(text: str):
     "piece", ["\\", r"\left", "{,}", "½", "$", r"\\frac", "1,\\!", "\t", r"\hspace{", "`", "**"]
 )
 def test_time_grows_with_the_length_only(piece: str):
-    started = time.thread_time()
-    clean(piece * (100_000 // len(piece)))
-    assert time.thread_time() - started < 1.0
+    text = piece * (100_000 // len(piece))
+    assert cpu_seconds(lambda: clean(text)) < 1.0

@@ -18,13 +18,13 @@ VALUES = st.recursive(
 )
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(VALUES)
 def test_a_value_equals_itself_through_json(value: object):
     assert same_value(json.dumps(value), value, tolerance=0.0)
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(VALUES, VALUES)
 def test_values_with_different_json_are_different(value: object, other: object):
     # But for numbers, where 2.0 is 2; `repr` of the parsed value without `.0` tells them apart.

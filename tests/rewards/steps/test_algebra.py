@@ -52,7 +52,7 @@ def test_a_comparison_knows_its_characters_and_both_lines():
     factor=st.integers(2, 7),
     slip=st.integers(1, 9),
 )
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 def test_multiples_keep_the_solution_and_slips_do_not(
     a: int, b: int, x: int, factor: int, slip: int
 ):

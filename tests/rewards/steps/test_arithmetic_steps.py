@@ -2,10 +2,10 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
+from cpu_time import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +58,7 @@ def test_solutions_by_people_are_hardly_ever_refuted(
 @given(
     seed=st.integers(0, 10_000), wrong=st.booleans(), copies=st.integers(1, 30), front=st.booleans()
 )
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 def test_true_equations_never_raise_the_value(seed: int, wrong: bool, copies: int, front: bool):
     text = generated_trace(seed, num_lines=4, wrong=wrong).text
     padding = "1 = 1\n2 + 2 = 4\n" * copies
@@ -88,7 +88,7 @@ def test_an_annotation_and_the_equality_around_it_are_one_step():
 
 
 @given(st.text(alphabet="0123456789+-*/=^().,$%\\{}<>x \né我&!?", max_size=150), st.booleans())
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gives_disjoint_steps_inside_it(text: str, algebra: bool):
     end = 0
     for step in arithmetic_steps(text, PROBLEM, algebra=algebra).steps:
@@ -121,6 +121,4 @@ def test_an_unknown_form_is_refused():
     ],
 )
 def test_hostile_texts_are_judged_in_seconds(text: str):
-    start = time.thread_time()
-    arithmetic_steps(text, PROBLEM, algebra=True)
-    assert time.thread_time() - start < 10.0
+    assert cpu_seconds(lambda: arithmetic_steps(text, PROBLEM, algebra=True)) < 10.0

@@ -1,8 +1,7 @@
 """Tests for rewards/steps/equalities.py: which equalities are found, and which are left alone."""
 
-import time
-
 import pytest
+from cpu_time import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +83,7 @@ def test_a_sentence_that_hedges_is_doubtful_and_the_next_one_is_not(word: str):
 
 
 @given(st.text(alphabet="0123456789+-*/=^().,$%\\{}<>xab \n&!?", max_size=120))
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 def test_spans_lie_in_the_text_and_never_run_backwards(text: str):
     starts = [pair.span for pair in equalities(text)]
     assert starts == sorted(starts)
@@ -96,6 +95,4 @@ def test_spans_lie_in_the_text_and_never_run_backwards(text: str):
 )
 def test_hostile_repetition_takes_linear_time(piece: str):
     text = piece * (60_000 // len(piece))
-    start = time.thread_time()
-    equalities(text)
-    assert time.thread_time() - start < 8.0
+    assert cpu_seconds(lambda: equalities(text)) < 8.0

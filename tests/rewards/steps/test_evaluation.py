@@ -102,7 +102,7 @@ def expressions() -> st.SearchStrategy[tuple[str, Fraction]]:
 
 
 @given(expressions())
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 def test_bracketed_expressions_have_their_value(expression: tuple[str, Fraction]):
     text, expected = expression
     assert value(text) == expected

@@ -25,20 +25,20 @@ TREES = st.recursive(
 
 
 @given(TREES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_parse_reads_back_the_tree_that_render_wrote(tree: Expression):
     assert parse(render(tree)) == tree
 
 
 @given(TREES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_value_agrees_with_python_on_rendered_trees(tree: Expression):
     # The text is our own, made from a tree of small numbers; model text never meets eval.
     assert value(parse(render(tree))) == eval(render(tree), {"__builtins__": {}})
 
 
 @given(st.text(alphabet="0123456789+-*() \n^/abeF９²", max_size=40))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_text_is_an_expression_or_an_expression_error(text: str):
     try:
         tree = parse(text)

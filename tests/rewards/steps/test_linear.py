@@ -55,7 +55,7 @@ def test_the_equation_may_stand_in_a_column():
 
 
 @given(a=st.integers(2, 12), b=st.integers(-20, 20), x=st.integers(-15, 15), slip=st.integers(1, 5))
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 def test_every_right_line_is_verified_and_every_slip_refuted(a: int, b: int, x: int, slip: int):
     problem = Problem("p", "", "", "", f"{a}x + {b} = {a * x + b}".replace("+ -", "- "))
     right = trace(f"{a}x = {a * x}", f"x = {a * x}/{a}", f"x = {x}", box=str(x))

@@ -1,8 +1,7 @@
 """Tests for rewards/steps/repetition.py."""
 
-import time
-
 import pytest
+from cpu_time import cpu_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,15 +32,14 @@ def test_worked_solutions_are_free():
 
 
 @given(st.text(alphabet="ab 我\n", max_size=300), st.integers(1, 6))
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 def test_no_text_is_paid_and_none_costs_more_than_one(text: str, n: int):
     assert -1.0 <= repetition(text, PROBLEM, n=n).value <= 0.0
 
 
 def test_long_texts_take_linear_time():
-    start = time.thread_time()
-    repetition("word " * 100_000, PROBLEM)
-    assert time.thread_time() - start < 5.0
+    text = "word " * 100_000
+    assert cpu_seconds(lambda: repetition(text, PROBLEM)) < 5.0
 
 
 @pytest.mark.parametrize(("n", "allowed"), [(0, 0.5), (3, 1.0), (3, -0.1)])

@@ -109,7 +109,7 @@ def test_a_question_that_is_no_expression_is_an_error_and_not_a_zero():
 
 
 @given(st.sampled_from(QUESTIONS))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_line_of_a_perfect_trace_is_verified(question: str):
     solution = worked_solution(question, PERFECT, largest=20, rng=random.Random(0))
     reward = judged(question, solution)
@@ -118,7 +118,7 @@ def test_every_line_of_a_perfect_trace_is_verified(question: str):
 
 
 @given(st.sampled_from(QUESTIONS), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_wrong_value_is_refuted_at_its_line_and_only_there(question: str, data: st.DataObject):
     solution = worked_solution(question, PERFECT, largest=20, rng=random.Random(0))
     lines = solution.split("\n")[1:-2]

@@ -45,6 +45,6 @@ def test_a_share_outside_its_range_is_refused():
 
 
 @given(st.text())
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gives_a_value_in_range(text: str):
     assert -1.0 <= script(text, PROBLEM).value <= 0.0

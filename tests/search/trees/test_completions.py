@@ -142,7 +142,7 @@ def test_it_selects_what_the_strategy_selects_of_the_same_completions(kind: type
         assert strategy.tree.text(best) == inner.best().text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_the_order_within_a_batch_does_not_matter(seed: int):
     def run(*, is_shuffled: bool) -> tuple[str | None, int]:

@@ -94,7 +94,7 @@ class Ledger:
         assert tree[ROOT].visits == self.ends.total()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(VARIANTS), st.booleans(), st.sampled_from([2, 1000]))
 def test_visits_values_and_jobs_in_flight_are_conserved_under_any_interleaving(
     data: st.DataObject, variant: dict[str, Any], stops: bool, num_nonces: int

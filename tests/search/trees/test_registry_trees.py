@@ -75,7 +75,7 @@ def run_in_order(
 
 
 @every_strategy
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10**6))
 def test_the_order_within_a_batch_changes_nothing(name: str, seed: int):
     shuffled = run_in_order(name, DISTINCT, seed, in_random_order(seed))
@@ -83,7 +83,7 @@ def test_the_order_within_a_batch_changes_nothing(name: str, seed: int):
 
 
 @pytest.mark.parametrize("name", [NAMES[name] for name in ("beam", "dvts", "particles")])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10**6))
 def test_the_order_within_a_round_changes_nothing_where_steps_repeat(name: str, seed: int):
     shuffled = run_in_order(name, REPEATING, seed, in_random_order(seed))
