@@ -5,11 +5,13 @@ Everything runs through the learner that trains, on a CPU as on a GPU.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,6 +23,8 @@ from cotree.grpo.config import ArithmeticTask, BFloat16, Learner
 from cotree.grpo.config_algorithm import Optimizer
 from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
 from cotree.grpo.config_traces import GeneratedTraces
+from cotree.grpo.evaluation.intervals import student_t_quantile
+from cotree.grpo.evaluation.records import Estimate
 from cotree.grpo.learner import Learner as TrainingLearner
 from cotree.grpo.models import encode_checked
 from cotree.grpo.policy import policy_logprobs, to_device
@@ -62,10 +66,18 @@ class Preview:
     layers: tuple[LayerErrors, ...]
     loss: LossGap
     """Of the model as it is."""
-    trained: LossGap | None
-    """Mean over the last half of the steps that were trained in either precision."""
+    trained: tuple[LossGap, ...]
+    """Of each run: mean over the last half of the steps that were trained in either precision."""
     largest_step_gap: float | None
-    """The largest relative gap of a single step's loss, without its sign."""
+    """The largest relative gap of a single step's loss in any run, without its sign."""
+
+    def estimate(self) -> Estimate | None:
+        """Mean of the runs' relative gaps and its 95 % interval (Student's t); from two runs on."""
+        gaps = [gap.relative for gap in self.trained]
+        if len(gaps) < 2:
+            return None
+        half = student_t_quantile(len(gaps) - 1) * stdev(gaps) / math.sqrt(len(gaps))
+        return Estimate(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half)
 
 
 def preview(
@@ -76,6 +88,7 @@ def preview(
     tokens: int,
     steps: int,
     learning_rate: float,
+    runs: int,
     tell: Callable[[str], None],
 ) -> Preview:
     """Measures a model on texts.
@@ -87,6 +100,8 @@ def preview(
         tokens: of one batch, about.
         steps: optimizer steps to train in either precision; 0 trains nothing.
         learning_rate: of AdamW.
+        runs: how often to train; all but the first shuffle the texts, each in its own order. One
+            run's gap says little: rounding sends the weights another way, for better or worse.
         tell: called with a line about what comes next.
 
     Raises:
@@ -94,19 +109,22 @@ def preview(
     """
     logging.disable_progress_bar()
     batches = _batches(texts, tokens=tokens, count=max(1, steps))
-    tell(f"layers: one pass over {int(batches[0].lengths.sum())} tokens")
-    layers, loss = _layers_and_loss(model, batches[0], precision)
-    if steps == 0:
-        return Preview(int(batches[0].lengths.sum()), layers, loss, None, None)
-    curves: list[list[float]] = []
-    for arithmetic_type in (BFloat16(), precision):
-        tell(f"training: {steps} steps in {arithmetic_type.type}")
-        curves.append(_losses(model, batches, arithmetic_type, steps, learning_rate))
-    late = slice(steps // 2, None)
-    means = [sum(curve[late]) / len(curve[late]) for curve in curves]
-    gaps = [abs(low - high) / high for high, low in zip(*curves, strict=True)]
     tokens_seen = int(batches[0].lengths.sum())
-    return Preview(tokens_seen, layers, loss, LossGap(*means), max(gaps))
+    tell(f"layers: one pass over {tokens_seen} tokens")
+    layers, loss = _layers_and_loss(model, batches[0], precision)
+    trained: list[LossGap] = []
+    largest: list[float] = []
+    for run in range(runs if steps else 0):
+        if run:
+            shuffled = random.Random(derive(run, "preview order")).sample(texts, len(texts))
+            batches = _batches(shuffled, tokens=tokens, count=steps)
+        curves: list[list[float]] = []
+        for arithmetic_type in (BFloat16(), precision):
+            tell(f"training, run {run + 1} of {runs}: {steps} steps in {arithmetic_type.type}")
+            curves.append(_losses(model, batches, arithmetic_type, steps, learning_rate))
+        trained.append(LossGap(*(fmean(curve[steps // 2 :]) for curve in curves)))
+        largest.append(max(abs(low - high) / high for high, low in zip(*curves, strict=True)))
+    return Preview(tokens_seen, layers, loss, tuple(trained), max(largest, default=None))
 
 
 def _layers_and_loss(

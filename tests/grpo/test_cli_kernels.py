@@ -97,13 +97,13 @@ def test_preview_as_json_has_every_layer_and_both_losses(
         assert layer["low"].keys() == layer["bfloat16"].keys() == ERRORS
         # 3 bits behind the leading one, against 7.
         assert layer["bfloat16"]["output"] < layer["low"]["output"] < 0.1
-    for gap in (found["loss"], found["trained"]):
+    for gap in (found["loss"], *found["trained"]):
         assert gap["bfloat16"] != gap["low"]
         assert gap["low"] == pytest.approx(gap["bfloat16"], rel=0.05)
     assert 0 < found["largest_step_gap"] < 0.05
     assert found["tokens"] >= 96
     # What it does meanwhile is told elsewhere.
-    assert "training: 2 steps in fp8_block" in printed.err
+    assert "training, run 1 of 1: 2 steps in fp8_block" in printed.err
 
 
 def test_preview_as_a_table_is_worst_first_and_says_what_to_compare_with(
@@ -118,7 +118,24 @@ def test_preview_as_a_table_is_worst_first_and_says_what_to_compare_with(
     assert rows[0][1].strip().startswith(("0.", "1."))  # model.layers. goes without saying
     said = " ".join(out.split())
     assert "loss of the model as it is (" in said
+    assert "--runs 8 gives an interval" in said
     assert "DeepSeek-V3 kept it below 0.25%" in said
+
+
+def test_several_runs_give_the_mean_gap_and_its_interval(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ("--steps", "2", "--runs", "2")
+    assert preview(tiny_model, *options, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    gaps = [gap["low"] / gap["bfloat16"] - 1 for gap in found["trained"]]
+    assert found["relative"]["value"] == pytest.approx(sum(gaps) / 2)
+    assert found["relative"]["low"] < min(gaps) < max(gaps) < found["relative"]["high"]
+
+    assert preview(tiny_model, *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(later half, run 2): " in said
+    assert f"mean of the runs {found['relative']['value']:+.3%} (95 % interval" in said
 
 
 def test_a_preview_reads_the_texts_that_it_is_given_and_trains_nothing_in_no_steps(
@@ -129,8 +146,9 @@ def test_a_preview_reads_the_texts_that_it_is_given_and_trains_nothing_in_no_ste
     assert preview(tiny_model, "--steps", "0", "--texts", str(texts), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] == len("Two and two are four.")  # a character a token
-    assert found["trained"] is None
+    assert found["trained"] == []
     assert found["largest_step_gap"] is None
+    assert found["relative"] is None
 
     assert preview(tiny_model, "--steps", "0", "--texts", str(texts)) == 0
     out = capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cotree.grpo.config_learner import Fp8Block
-from cotree.grpo.precision_preview.preview import LossGap, preview, texts_of
+from cotree.grpo.precision_preview.preview import LossGap, Preview, preview, texts_of
 
 
 def test_texts_come_from_rows_or_lines_or_are_worked_arithmetic(tiny_model: Path, tmp_path: Path):
@@ -33,17 +33,24 @@ def test_a_preview_measures_layers_the_loss_and_some_steps(tiny_model: Path):
         tokens=256,
         steps=4,
         learning_rate=1e-3,
+        runs=2,
         tell=said.append,
     )
     assert 256 <= found.tokens < 256 + 128
     assert len(found.layers) == 14
-    assert found.trained is not None
     assert found.largest_step_gap is not None
     # Random weights over 128 tokens: a loss of some nats, the same to some per cent.
     assert found.loss.bfloat16 > 1
     assert 0 < abs(found.loss.relative) < 0.05
-    assert 0 < abs(found.trained.relative) <= found.largest_step_gap < 0.05
-    assert said[1:] == ["training: 4 steps in bfloat16", "training: 4 steps in fp8_block"]
+    first, second = found.trained
+    assert first != second  # other batches
+    for gap in found.trained:
+        assert 0 < abs(gap.relative) <= found.largest_step_gap < 0.05
+    assert said[1:] == [
+        f"training, run {run} of 2: 4 steps in {name}"
+        for run in (1, 2)
+        for name in ("bfloat16", "fp8_block")
+    ]
 
 
 def test_without_steps_nothing_is_trained(tiny_model: Path):
@@ -55,9 +62,10 @@ def test_without_steps_nothing_is_trained(tiny_model: Path):
         tokens=100,
         steps=0,
         learning_rate=1e-3,
+        runs=1,
         tell=lambda _line: None,
     )
-    assert found.trained is found.largest_step_gap is None
+    assert (found.trained, found.largest_step_gap, found.estimate()) == ((), None, None)
 
 
 def test_no_texts_are_an_error(tiny_model: Path):
@@ -69,9 +77,22 @@ def test_no_texts_are_an_error(tiny_model: Path):
             tokens=100,
             steps=0,
             learning_rate=1e-3,
+            runs=1,
             tell=lambda _line: None,
         )
 
 
 def test_a_gap_is_relative_to_bfloat16():
     assert LossGap(bfloat16=2.0, low=1.99).relative == pytest.approx(-0.005)
+
+
+def test_the_runs_gaps_have_a_mean_and_an_interval():
+    def of(*lows: float) -> Preview:
+        trained = tuple(LossGap(bfloat16=2.0, low=low) for low in lows)
+        return Preview(10, (), trained[0], trained, 0.01)
+
+    assert of(1.99).estimate() is None
+    # Gaps of 0.1, 0.2 and 0.3 %: standard deviation 0.1 %, t with 2 degrees of freedom 4.303.
+    value, low, high = of(2.002, 2.004, 2.006).estimate()
+    assert value == pytest.approx(0.002)
+    assert (low, high) == pytest.approx((0.002 - 0.002484, 0.002 + 0.002484), abs=1e-6)
