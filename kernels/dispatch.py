@@ -26,6 +26,7 @@ OPS = (
     "quantize_tiles",
     "quantize_tiles_transposed",
     "quantize_blocks",
+    "transposed",
     "matmul_blocks",
     "matmul_tiles",
     "grouped_matmul",

@@ -188,6 +188,20 @@ def matmul(
         return functional.linear(left, right).to(out_dtype)
 
 
+def transposed(q: Tensor) -> Tensor:
+    """A copy of e4m3 matrices [..., N, K] as [..., K, N].
+
+    Blocks have the same scales in either direction, so nothing is rounded again; tensor cores read
+    both operands along the contraction.
+    """
+    if backend("transposed", q) == "triton":
+        from cotree.kernels import triton_quantize  # noqa: PLC0415 - needs triton
+
+        return triton_quantize.transposed(q)
+    # As bytes: torch copies e4m3 one by one.
+    return q.view(torch.uint8).transpose(-1, -2).contiguous().view(q.dtype)
+
+
 def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, scales: ScaleFormat) -> Tensor:
     """Returns x @ weight.T + bias in FP8, forward and backward.
 
@@ -273,7 +287,7 @@ class _BlockLinear(torch.autograd.Function):
         if weight_q is not None:
             grad_x = matmul(
                 *quantize_tiles(grad, scales=ctx.scales),
-                weight_q.T.contiguous(),
+                transposed(weight_q),
                 weight_scales.T.contiguous(),
                 b_layout="blocks",
                 out_dtype=ctx.x_dtype,

@@ -244,7 +244,7 @@ class _BlockGroupedLinear(torch.autograd.Function):
         if weight_q is not None:
             grad_x = grouped_matmul(
                 *fp8.quantize_tiles(grad, scales=ctx.scales),
-                _transposed(weight_q),
+                fp8.transposed(weight_q),
                 weight_scales.transpose(1, 2).contiguous(),
                 offsets,
                 out_dtype=ctx.x_dtype,
@@ -268,11 +268,6 @@ def _expert_tiles(
     laid_out = values.new_zeros((capacity, values.shape[1]))
     laid_out[positions] = values
     return fp8.quantize_tiles_transposed(laid_out, scales=scales)
-
-
-def _transposed(q: Tensor) -> Tensor:
-    """[E, K, N] of e4m3 [E, N, K]."""
-    return q.view(torch.uint8).transpose(1, 2).contiguous().view(q.dtype)
 
 
 def _groups(offsets: Tensor) -> Iterator[tuple[int, slice]]:

@@ -10,19 +10,15 @@ import triton.language as tl
 from triton import knobs
 
 from cotree.kernels.specialisation import Specialisation
-from cotree.kernels.triton_matmul import OPTIONS, STAGES, WARPS, aligned
+from cotree.kernels.triton_matmul import FORMS, GROUP, SIDE, aligned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INTERPRETED: bool = knobs.runtime.interpret
 """Whether the kernels run on the CPU; fixed when they are decorated."""
-CONSTANTS = {"SIDE": 128, "GROUP": 8}
-"""SIDE: rows, columns and contraction of a program's tile. GROUP: tiles of rows that share their
-columns of b in the cache."""
-GRADIENT_CONSTANTS = {"SIDE": 128, "WIDTH": 64}
-"""WIDTH: columns of a program's tile. Each has scales of its own: those of 128 would need more
-registers than a thread has."""
+ROWS_FORM, GRADIENT_FORM = FORMS["blocks"], FORMS["tiles"]
+"""How the two products are cut into programs: as those of one matrix."""
 
 
 @triton.jit
@@ -37,14 +33,21 @@ def grouped_matmul_kernel(
     offsets_ptr: tl.tensor,
     tiles_m: tl.tensor,
     num_experts: tl.tensor,
+    T: tl.tensor,
     N: tl.tensor,
     K: tl.tensor,
+    WHOLE: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
     SIDE: tl.constexpr,
     GROUP: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
-    """One [SIDE, SIDE] tile of one expert's rows of a [T, K] @ its b [N, K].T, both e4m3."""
-    tiles_n, tiles_k = tl.cdiv(N, SIDE), tl.cdiv(K, SIDE)
+    """One [HEIGHT, WIDTH] tile of one expert's rows of a [T, K] @ its b [N, K].T, both e4m3.
+
+    Scales of a are [tiles, T]. WHOLE: K is a multiple of SIDE.
+    """
+    tiles_n, tiles_k = tl.cdiv(N, WIDTH), tl.cdiv(K, SIDE)
     first_m = tl.program_id(0) // (GROUP * tiles_n) * GROUP
     height = tl.minimum(tiles_m - first_m, GROUP)
     tile_m = first_m + tl.program_id(0) % (GROUP * tiles_n) % height
@@ -52,21 +55,25 @@ def grouped_matmul_kernel(
     expert = tl.load(tile_experts_ptr + tile_m)
     if expert == num_experts:
         return
-    rows = tl.load(tile_rows_ptr + tile_m) + tl.arange(0, SIDE)
-    columns = tile_n * SIDE + tl.arange(0, SIDE)
+    rows = tl.load(tile_rows_ptr + tile_m) + tl.arange(0, HEIGHT)
+    columns = tile_n * WIDTH + tl.arange(0, WIDTH)
     inner = tl.arange(0, SIDE)
     row_inside, column_inside = rows < tl.load(offsets_ptr + expert), columns < N
-    a_ptrs = a_ptr + rows[:, None].to(tl.int64) * K + inner[None, :]
-    b_rows = expert.to(tl.int64) * N + columns
+    # Behind the last row stands the first: what it gives is not stored.
+    read_rows, read_columns = tl.where(row_inside, rows, 0), tl.where(column_inside, columns, 0)
+    a_ptrs = a_ptr + read_rows[:, None].to(tl.int64) * K + inner[None, :]
+    b_rows = expert.to(tl.int64) * N + read_columns
     b_ptrs = b_ptr + b_rows[None, :] * K + inner[:, None]
-    a_scale_ptrs = a_scales_ptr + rows.to(tl.int64) * tiles_k
-    b_scale_ptrs = b_scales_ptr + (expert.to(tl.int64) * tiles_n + tile_n) * tiles_k
-    total = tl.zeros((SIDE, SIDE), dtype=tl.float32)
+    b_scale_ptrs = b_scales_ptr + (expert * tiles_n + tile_n) * tiles_k
+    total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for k in range(tiles_k):
-        inside = inner < K - k * SIDE
-        a = tl.load(a_ptrs + k * SIDE, mask=row_inside[:, None] & inside[None, :], other=0.0)
-        b = tl.load(b_ptrs + k * SIDE, mask=column_inside[None, :] & inside[:, None], other=0.0)
-        a_scale = tl.load(a_scale_ptrs + k, mask=row_inside, other=0.0)
+        if WHOLE:
+            a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
+        else:
+            inside = inner < K - k * SIDE
+            a = tl.load(a_ptrs + k * SIDE, mask=inside[None, :], other=0.0)
+            b = tl.load(b_ptrs + k * SIDE, mask=inside[:, None], other=0.0)
+        a_scale = tl.load(a_scales_ptr + k * T + read_rows)
         scale = a_scale[:, None] * tl.load(b_scale_ptrs + k)
         if INTERP:
             # It multiplies the bytes of e4m3 as if they were integers.
@@ -88,32 +95,34 @@ def grouped_weight_gradient_kernel(
     N: tl.tensor,
     K: tl.tensor,
     P: tl.tensor,
-    SIDE: tl.constexpr,
+    HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
+    SIDE: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
-    """One [SIDE, WIDTH] tile of one expert's dy [N, P] @ x [K, P].T over its own positions."""
+    """One [HEIGHT, WIDTH] tile of one expert's dy [N, P] @ x [K, P].T over its own positions.
+
+    Scales are [tiles of P, N] and [tiles of P, K].
+    """
     expert = tl.program_id(2)
-    rows = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
+    rows = tl.program_id(1) * HEIGHT + tl.arange(0, HEIGHT)
     columns = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     inner = tl.arange(0, SIDE)
     row_inside, column_inside = rows < N, columns < K
     first = tl.load(padded_ptr + expert - 1, mask=expert > 0, other=0) // SIDE
     last = tl.load(padded_ptr + expert) // SIDE
-    tiles = P // SIDE
-    dy_ptrs = dy_ptr + rows[:, None].to(tl.int64) * P + inner[None, :]
-    x_ptrs = x_ptr + columns[None, :].to(tl.int64) * P + inner[:, None]
-    dy_scale_ptrs = dy_scales_ptr + rows.to(tl.int64) * tiles
-    x_scale_ptrs = x_scales_ptr + columns.to(tl.int64) * tiles
-    total = tl.zeros((SIDE, WIDTH), dtype=tl.float32)
+    read_rows, read_columns = tl.where(row_inside, rows, 0), tl.where(column_inside, columns, 0)
+    dy_ptrs = dy_ptr + read_rows[:, None].to(tl.int64) * P + inner[None, :]
+    x_ptrs = x_ptr + read_columns[None, :].to(tl.int64) * P + inner[:, None]
+    total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for t in range(first, last):
-        dy = tl.load(dy_ptrs + t * SIDE, mask=row_inside[:, None], other=0.0)
-        x = tl.load(x_ptrs + t * SIDE, mask=column_inside[None, :], other=0.0)
-        dy_scale = tl.load(dy_scale_ptrs + t, mask=row_inside, other=0.0)
-        x_scale = tl.load(x_scale_ptrs + t, mask=column_inside, other=0.0)
+        dy, x = tl.load(dy_ptrs + t * SIDE), tl.load(x_ptrs + t * SIDE)
+        dy_scale = tl.load(dy_scales_ptr + t * N + read_rows)
+        x_scale = tl.load(x_scales_ptr + t * K + read_columns)
         if INTERP:
             dy, x = dy.to(tl.float32), x.to(tl.float32)
-        total += tl.dot(dy, x) * (dy_scale[:, None] * x_scale[None, :])
+        # One after the other: their outer product would take registers of its own.
+        total += tl.dot(dy, x) * dy_scale[:, None] * x_scale[None, :]
     # Within an expert's matrix 32 bits do; 64 for every element would spill registers.
     out_ptr += expert.to(tl.int64) * N * K
     places = rows[:, None] * K + columns[None, :]
@@ -136,8 +145,7 @@ def grouped_matmul(
     """
     a, b = aligned(a), aligned(b)
     (num_rows, k), (num_experts, n, _) = a.shape, b.shape
-    side = CONSTANTS["SIDE"]
-    blocks = (num_experts, triton.cdiv(n, side), triton.cdiv(k, side))
+    blocks = (num_experts, triton.cdiv(n, SIDE), triton.cdiv(k, SIDE))
     if a_scales.shape != (num_rows, blocks[2]) or b_scales.shape != blocks:
         raise ValueError(
             f"grouped_matmul of {(num_rows, k)} and {(num_experts, n, k)} needs scales "
@@ -151,9 +159,10 @@ def grouped_matmul(
         launch: Any = grouped_matmul_kernel[(len(tile_experts) * blocks[1],)]
         with torch.cuda.device_of(a):
             launch(
-                a, a_scales.contiguous(), b, b_scales.contiguous(), out,
-                tile_experts, tile_rows, offsets, len(tile_experts), num_experts, n, k,
-                INTERP=INTERPRETED, **CONSTANTS, **OPTIONS,
+                a, a_scales.T.contiguous(), b, b_scales.contiguous(), out,
+                tile_experts, tile_rows, offsets, len(tile_experts), num_experts, num_rows, n, k,
+                WHOLE=k % SIDE == 0, GROUP=GROUP, INTERP=INTERPRETED,
+                **ROWS_FORM.constants, **ROWS_FORM.options,
             )  # fmt: skip
     return out.to(out_dtype)
 
@@ -163,9 +172,9 @@ def grouped_weight_gradient(
 ) -> Tensor:
     """`grouped.grouped_weight_gradient` on a GPU; on the CPU under the interpreter."""
     (n, positions), k = dy.shape, len(x)
-    side, width = GRADIENT_CONSTANTS["SIDE"], GRADIENT_CONSTANTS["WIDTH"]
-    tiles, num_experts = positions // side, len(padded)
-    fits = positions % side == 0 and x.shape[1] == positions
+    form = GRADIENT_FORM
+    tiles, num_experts = positions // SIDE, len(padded)
+    fits = positions % SIDE == 0 and x.shape[1] == positions
     if not fits or dy_scales.shape != (n, tiles) or x_scales.shape != (k, tiles):
         got = [tuple(tensor.shape) for tensor in (dy, dy_scales, x, x_scales)]
         raise ValueError(
@@ -174,20 +183,20 @@ def grouped_weight_gradient(
         )
     out = dy.new_empty((num_experts, n, k), dtype=torch.float32)
     if out.numel():
-        grid = (triton.cdiv(k, width), triton.cdiv(n, side), num_experts)
+        grid = (triton.cdiv(k, form.width), triton.cdiv(n, form.height), num_experts)
         launch: Any = grouped_weight_gradient_kernel[grid]
         with torch.cuda.device_of(dy):
             launch(
-                dy.contiguous(), dy_scales.contiguous(), x.contiguous(), x_scales.contiguous(),
-                out, padded, n, k, positions,
-                INTERP=INTERPRETED, **GRADIENT_CONSTANTS, **OPTIONS,
+                dy.contiguous(), dy_scales.T.contiguous(), x.contiguous(),
+                x_scales.T.contiguous(), out, padded, n, k, positions,
+                INTERP=INTERPRETED, **form.constants, **form.options,
             )  # fmt: skip
     return out
 
 
 def _tiles(offsets: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """The expert and the first row of each tile of rows, int32; the expert is E where none is."""
-    side = CONSTANTS["SIDE"]
+    side = ROWS_FORM.height
     sizes = offsets.diff(prepend=offsets.new_zeros(1))
     tiles = (sizes + side - 1) // side
     ends = tiles.cumsum(0, dtype=torch.int32)
@@ -205,7 +214,7 @@ _FP8 = {"sm_90a": r"QGMMA\S*E4M3\.E4M3", "sm_100a": "UTCQMMA"}
 SPECIALISATIONS = (
     *(
         Specialisation(
-            name=f"grouped_matmul/{dtype}",
+            name=f"grouped_matmul/{dtype}" + ("" if whole else "/parts"),
             kernel=grouped_matmul_kernel,
             signature={
                 "a_ptr": "*fp8e4nv",
@@ -218,18 +227,25 @@ SPECIALISATIONS = (
                 "offsets_ptr": "*i32",
                 "tiles_m": "i32",
                 "num_experts": "i32",
+                "T": "i32",
                 "N": "i32",
                 "K": "i32",
             },
-            constants={"INTERP": False, **CONSTANTS},
+            constants={
+                "WHOLE": whole,
+                "GROUP": GROUP,
+                "INTERP": False,
+                **ROWS_FORM.constants,
+            },
             aligned=frozenset(
                 {"a_ptr", "a_scales_ptr", "b_ptr", "b_scales_ptr", "out_ptr", "N", "K"}
             ),
-            num_warps=WARPS,
-            num_stages=STAGES,
+            num_warps=ROWS_FORM.num_warps,
+            num_stages=ROWS_FORM.num_stages,
             opcodes=_FP8,
         )
         for dtype, pointer in (("bfloat16", "*bf16"), ("float32", "*fp32"))
+        for whole in (True, False)
     ),
     Specialisation(
         name="grouped_weight_gradient/float32",
@@ -245,13 +261,14 @@ SPECIALISATIONS = (
             "K": "i32",
             "P": "i32",
         },
-        constants={"INTERP": False, **GRADIENT_CONSTANTS},
+        constants={"INTERP": False, **GRADIENT_FORM.constants},
         aligned=frozenset(
             {"dy_ptr", "dy_scales_ptr", "x_ptr", "x_scales_ptr", "out_ptr", "N", "K", "P"}
         ),
-        num_warps=WARPS,
-        num_stages=STAGES,
+        num_warps=GRADIENT_FORM.num_warps,
+        num_stages=GRADIENT_FORM.num_stages,
         opcodes=_FP8,
     ),
 )
-"""The forward product and the input's gradient in either dtype, and the weight's gradient."""
+"""The forward product and the input's gradient in either dtype, for whole tiles along the
+contraction and for a last one in part, and the weight's gradient."""

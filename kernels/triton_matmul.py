@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -19,14 +19,37 @@ if TYPE_CHECKING:
 
 INTERPRETED: bool = knobs.runtime.interpret
 """Whether the kernel runs on the CPU; fixed when it is decorated."""
-CONSTANTS = {"SIDE": 128, "GROUP": 8}
-"""SIDE: rows and contraction of a program's tile. GROUP: tiles of rows that share their columns of
-b in the cache."""
-WIDTHS = {"blocks": 128, "tiles": 64}
-"""Columns of a program's tile, by the layout of b's scales. A scale of its own for each of 128
-columns would need more registers than a thread has: with 8 warps they are spilled on sm_90."""
-WARPS, STAGES = 8, 3
-OPTIONS: dict[str, Any] = {"num_warps": WARPS, "num_stages": STAGES, "enable_fp_fusion": True}
+SIDE = 128
+"""Contraction of a step: that of one scale."""
+
+
+class Form(NamedTuple):
+    """How a product is cut into programs."""
+
+    height: int
+    """Rows of a program's tile."""
+    width: int
+    """Columns."""
+    num_warps: int
+    num_stages: int
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Of the kernel."""
+        return {"HEIGHT": self.height, "WIDTH": self.width, "SIDE": SIDE}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of its launch."""
+        stages, warps = self.num_stages, self.num_warps
+        return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+
+
+FORMS = {"blocks": Form(128, 128, 8, 3), "tiles": Form(64, 128, 4, 4)}
+"""By the layout of b's scales: the fastest of 35 on an H100. A scale of its own for each of 128
+columns needs more registers than a thread has beside 128 rows in 8 warps."""
+GROUP = 8
+"""Tiles of rows that share their columns of b in the cache."""
 ALIGNMENT = 16
 """Bytes of the widest load: rows that do not start at a multiple are copied a byte at a time,
 without the pipeline, and spill registers."""
@@ -43,41 +66,49 @@ def matmul_kernel(
     N: tl.tensor,
     K: tl.tensor,
     B_BLOCKS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
     SIDE: tl.constexpr,
     GROUP: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
-    """One [SIDE, WIDTH] tile of a [M, K] @ b [N, K].T, both e4m3."""
-    tiles_m, tiles_n, tiles_k = tl.cdiv(M, SIDE), tl.cdiv(N, WIDTH), tl.cdiv(K, SIDE)
+    """One [HEIGHT, WIDTH] tile of a [M, K] @ b [N, K].T, both e4m3.
+
+    Scales are those of a step together: [tiles, M] and [tiles, N], or [blocks of N, tiles]. WHOLE:
+    K is a multiple of SIDE. Without masks loads are copied to shared memory in less time.
+    """
+    tiles_m, tiles_n, tiles_k = tl.cdiv(M, HEIGHT), tl.cdiv(N, WIDTH), tl.cdiv(K, SIDE)
     first_m = tl.program_id(0) // (GROUP * tiles_n) * GROUP
     height = tl.minimum(tiles_m - first_m, GROUP)
     tile_m = first_m + tl.program_id(0) % (GROUP * tiles_n) % height
     tile_n = tl.program_id(0) % (GROUP * tiles_n) // height
-    rows = tile_m * SIDE + tl.arange(0, SIDE)
+    rows = tile_m * HEIGHT + tl.arange(0, HEIGHT)
     columns = tile_n * WIDTH + tl.arange(0, WIDTH)
     inner = tl.arange(0, SIDE)
     row_inside, column_inside = rows < M, columns < N
-    a_ptrs = a_ptr + rows[:, None].to(tl.int64) * K + inner[None, :]
-    b_ptrs = b_ptr + columns[None, :].to(tl.int64) * K + inner[:, None]
-    a_scale_ptrs = a_scales_ptr + rows.to(tl.int64) * tiles_k
-    b_scale_ptrs = b_scales_ptr + columns.to(tl.int64) * tiles_k
-    if B_BLOCKS:
-        b_scale_ptrs = b_scales_ptr + (tile_n * WIDTH // SIDE).to(tl.int64) * tiles_k
-    total = tl.zeros((SIDE, WIDTH), dtype=tl.float32)
+    # Behind the last row stands the first: what it gives is not stored.
+    read_rows, read_columns = tl.where(row_inside, rows, 0), tl.where(column_inside, columns, 0)
+    a_ptrs = a_ptr + read_rows[:, None].to(tl.int64) * K + inner[None, :]
+    b_ptrs = b_ptr + read_columns[None, :].to(tl.int64) * K + inner[:, None]
+    total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for k in range(tiles_k):
-        inside = inner < K - k * SIDE
-        a = tl.load(a_ptrs + k * SIDE, mask=row_inside[:, None] & inside[None, :], other=0.0)
-        b = tl.load(b_ptrs + k * SIDE, mask=column_inside[None, :] & inside[:, None], other=0.0)
-        a_scale = tl.load(a_scale_ptrs + k, mask=row_inside, other=0.0)
+        if WHOLE:
+            a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
+        else:
+            inside = inner < K - k * SIDE
+            a = tl.load(a_ptrs + k * SIDE, mask=inside[None, :], other=0.0)
+            b = tl.load(b_ptrs + k * SIDE, mask=inside[:, None], other=0.0)
+        a_scale = tl.load(a_scales_ptr + k * M + read_rows)
         if INTERP:
             # It multiplies the bytes of e4m3 as if they were integers.
             a, b = a.to(tl.float32), b.to(tl.float32)
         # A dot that adds to `total` itself would keep the tensor cores' 14 bits over all of K.
         if B_BLOCKS:
-            total += tl.dot(a, b) * (a_scale * tl.load(b_scale_ptrs + k))[:, None]
+            b_scale = tl.load(b_scales_ptr + tile_n * WIDTH // SIDE * tiles_k + k)
+            total += tl.dot(a, b) * (a_scale * b_scale)[:, None]
         else:
-            b_scale = tl.load(b_scale_ptrs + k, mask=column_inside, other=0.0)
+            b_scale = tl.load(b_scales_ptr + k * N + read_columns)
             # One after the other: their outer product would take registers of its own.
             total += tl.dot(a, b) * a_scale[:, None] * b_scale[None, :]
     offsets = rows[:, None].to(tl.int64) * N + columns[None, :]
@@ -104,9 +135,9 @@ def matmul(
         )
     a, b = aligned(a), aligned(b)
     (m, k), n = a.shape, len(b)
-    side, width = CONSTANTS["SIDE"], WIDTHS[b_layout]
-    rows = {"tiles": n, "blocks": triton.cdiv(n, side)}[b_layout]
-    tiles = triton.cdiv(k, side)
+    form = FORMS[b_layout]
+    rows = {"tiles": n, "blocks": triton.cdiv(n, SIDE)}[b_layout]
+    tiles = triton.cdiv(k, SIDE)
     if a_scales.shape != (m, tiles) or b_scales.shape != (rows, tiles):
         raise ValueError(
             f"matmul of {(m, k)} and {(n, k)} needs scales {(m, tiles)} and {(rows, tiles)}; "
@@ -115,12 +146,14 @@ def matmul(
     # The interpreter truncates to bfloat16; torch rounds below.
     out = a.new_empty((m, n), dtype=torch.float32 if INTERPRETED else out_dtype)
     if out.numel():
-        launch: Any = matmul_kernel[(triton.cdiv(m, side) * triton.cdiv(n, width),)]
+        grid = (triton.cdiv(m, form.height) * triton.cdiv(n, form.width),)
+        launch: Any = matmul_kernel[grid]
+        of_b = b_scales if b_layout == "blocks" else b_scales.T
         with torch.cuda.device_of(a):
             launch(
-                a, a_scales.contiguous(), b, b_scales.contiguous(), out, m, n, k,
-                B_BLOCKS=b_layout == "blocks", WIDTH=width, INTERP=INTERPRETED, **CONSTANTS,
-                **OPTIONS,
+                a, a_scales.T.contiguous(), b, of_b.contiguous(), out, m, n, k,
+                B_BLOCKS=b_layout == "blocks", WHOLE=k % SIDE == 0, GROUP=GROUP,
+                INTERP=INTERPRETED, **form.constants, **form.options,
             )  # fmt: skip
     return out.to(out_dtype)
 
@@ -136,7 +169,7 @@ def aligned(matrix: Tensor) -> Tensor:
 
 SPECIALISATIONS = tuple(
     Specialisation(
-        name=f"matmul/{layout}/{dtype}",
+        name=f"matmul/{layout}/{dtype}" + ("" if whole else "/parts"),
         kernel=matmul_kernel,
         signature={
             "a_ptr": "*fp8e4nv",
@@ -150,13 +183,14 @@ SPECIALISATIONS = tuple(
         },
         constants={
             "B_BLOCKS": layout == "blocks",
-            "WIDTH": WIDTHS[layout],
+            "WHOLE": whole,
+            "GROUP": GROUP,
             "INTERP": False,
-            **CONSTANTS,
+            **FORMS[layout].constants,
         },
         aligned=frozenset({"a_ptr", "a_scales_ptr", "b_ptr", "b_scales_ptr", "out_ptr", "N", "K"}),
-        num_warps=WARPS,
-        num_stages=STAGES,
+        num_warps=FORMS[layout].num_warps,
+        num_stages=FORMS[layout].num_stages,
         opcodes={"sm_90a": r"QGMMA\S*E4M3\.E4M3", "sm_100a": "UTCQMMA"},
     )
     for layout, dtype, pointer in (
@@ -164,5 +198,7 @@ SPECIALISATIONS = tuple(
         ("blocks", "float32", "*fp32"),
         ("tiles", "float32", "*fp32"),
     )
+    for whole in (True, False)
 )
-"""The forward product and the input's gradient in either dtype, and the weight's gradient."""
+"""The forward product and the input's gradient in either dtype, and the weight's gradient; each
+for whole tiles along the contraction, and for a last one in part."""

@@ -1,5 +1,8 @@
 """Triton kernels of the FP8 quantisers: the bytes and scales of `cotree.kernels.fp8`.
 
+Scales of tiles are stored with those of one 128 of the contraction together, as the products read
+them: a program's rows side by side, not each a line of the cache apart.
+
 A tile's largest value is found as an integer: the bits of |x| order as |x| does, with infinity and
 NaN on top, whereas a float maximum on a GPU drops a NaN.
 """
@@ -25,7 +28,7 @@ INTERPRETED: bool = knobs.runtime.interpret
 SIDE = 128
 ROWS = 32
 """Rows of a program that makes tiles; features of one that makes transposed tiles."""
-WARPS = {"tiles": 4, "tiles_transposed": 4, "blocks": 16}
+WARPS = {"tiles": 4, "tiles_transposed": 4, "blocks": 16, "transpose": 8}
 """Chosen so that no register is spilled on sm_90 and sm_100: blocks take 254 registers with 8."""
 
 
@@ -102,7 +105,7 @@ def quantize_tiles_kernel(
     SIDE: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
-    """ROWS tiles below one another: values [rows, columns] -> q alike, scales [rows, tiles]."""
+    """ROWS tiles below one another: values [rows, columns] -> q alike, scales [tiles, rows]."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
     offsets = rows[:, None].to(tl.int64) * num_columns + columns[None, :]
@@ -111,7 +114,7 @@ def quantize_tiles_kernel(
     scale = scale_of(x, 1, POW2)  # pyright: ignore[reportArgumentType]
     q = to_e4m3(divided(x, scale[:, None], POW2), INTERP)
     tl.store(q_ptr + offsets, q, mask=inside)
-    scale_offsets = rows.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    scale_offsets = tl.program_id(1).to(tl.int64) * num_rows + rows
     tl.store(scales_ptr + scale_offsets, scale, mask=rows < num_rows)
 
 
@@ -127,7 +130,10 @@ def quantize_tiles_transposed_kernel(
     SIDE: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
-    """COLUMNS tiles of SIDE rows: values [rows, columns] -> q [columns, rows], scales alike."""
+    """COLUMNS tiles of SIDE rows: values [rows, columns] -> q [columns, rows].
+
+    Scales are [tiles, columns].
+    """
     rows = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     offsets = rows[:, None].to(tl.int64) * num_columns + columns[None, :]
@@ -138,7 +144,7 @@ def quantize_tiles_transposed_kernel(
     offsets = columns[:, None].to(tl.int64) * num_rows + rows[None, :]
     inside = (columns[:, None] < num_columns) & (rows[None, :] < num_rows)
     tl.store(q_ptr + offsets, q, mask=inside)
-    scale_offsets = columns.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    scale_offsets = tl.program_id(0).to(tl.int64) * num_columns + columns
     tl.store(scales_ptr + scale_offsets, scale, mask=columns < num_columns)
 
 
@@ -167,10 +173,30 @@ def quantize_blocks_kernel(
     tl.store(scales_ptr + block * tl.num_programs(1) + tl.program_id(1), scale)
 
 
+@triton.jit
+def transpose_kernel(
+    values_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    num_rows: tl.tensor,
+    num_columns: tl.tensor,
+    SIDE: tl.constexpr,
+) -> None:
+    """One tile of one matrix of bytes: values [experts, rows, columns] -> [.., columns, rows]."""
+    rows = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
+    columns = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
+    start = tl.program_id(2).to(tl.int64) * num_rows * num_columns
+    inside = (rows[:, None] < num_rows) & (columns[None, :] < num_columns)
+    offsets = start + rows[:, None].to(tl.int64) * num_columns + columns[None, :]
+    values = tl.trans(tl.load(values_ptr + offsets, mask=inside))
+    offsets = start + columns[:, None].to(tl.int64) * num_rows + rows[None, :]
+    inside = (columns[:, None] < num_columns) & (rows[None, :] < num_rows)
+    tl.store(out_ptr + offsets, values, mask=inside)
+
+
 def quantize_tiles(values: Tensor, *, scales: ScaleFormat) -> tuple[Tensor, Tensor]:
     """`fp8.quantize_tiles` on a GPU; on the CPU under the interpreter."""
     values, (m, k) = values.contiguous(), _matrix(values)
-    q, scale = _results(values, (m, k), (m, triton.cdiv(k, SIDE)))
+    q, scale = _results(values, (m, k), (triton.cdiv(k, SIDE), m))
     grid = (triton.cdiv(m, ROWS), triton.cdiv(k, SIDE))
     if q.numel():
         launch: Any = quantize_tiles_kernel[grid]
@@ -179,13 +205,13 @@ def quantize_tiles(values: Tensor, *, scales: ScaleFormat) -> tuple[Tensor, Tens
                 values, q, scale, m, k, POW2=scales == "pow2", ROWS=ROWS, SIDE=SIDE,
                 INTERP=INTERPRETED, **_options("tiles"),
             )  # fmt: skip
-    return q, scale
+    return q, scale.T
 
 
 def quantize_tiles_transposed(values: Tensor, *, scales: ScaleFormat) -> tuple[Tensor, Tensor]:
     """`fp8.quantize_tiles_transposed` on a GPU; on the CPU under the interpreter."""
     values, (m, k) = values.contiguous(), _matrix(values)
-    q, scale = _results(values, (k, m), (k, triton.cdiv(m, SIDE)))
+    q, scale = _results(values, (k, m), (triton.cdiv(m, SIDE), k))
     grid = (triton.cdiv(m, SIDE), triton.cdiv(k, ROWS))
     if q.numel():
         launch: Any = quantize_tiles_transposed_kernel[grid]
@@ -194,7 +220,7 @@ def quantize_tiles_transposed(values: Tensor, *, scales: ScaleFormat) -> tuple[T
                 values, q, scale, m, k, POW2=scales == "pow2", COLUMNS=ROWS, SIDE=SIDE,
                 INTERP=INTERPRETED, **_options("tiles_transposed"),
             )  # fmt: skip
-    return q, scale
+    return q, scale.T
 
 
 def quantize_blocks(weight: Tensor, *, scales: ScaleFormat) -> tuple[Tensor, Tensor]:
@@ -212,6 +238,20 @@ def quantize_blocks(weight: Tensor, *, scales: ScaleFormat) -> tuple[Tensor, Ten
                 INTERP=INTERPRETED, **_options("blocks"),
             )  # fmt: skip
     return q, scale
+
+
+def transposed(q: Tensor) -> Tensor:
+    """`fp8.transposed` on a GPU; on the CPU under the interpreter."""
+    q, (n, k) = q.contiguous(), q.shape[-2:]
+    out = q.new_empty((*q.shape[:-2], k, n))
+    if q.numel():
+        grid = (triton.cdiv(n, SIDE), triton.cdiv(k, SIDE), q.numel() // (n * k))
+        launch: Any = transpose_kernel[grid]
+        with torch.cuda.device_of(q):
+            launch(
+                q.view(torch.uint8), out.view(torch.uint8), n, k, SIDE=SIDE, **_options("transpose")
+            )
+    return out
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -238,7 +278,7 @@ _KERNELS = {
 }
 _TYPES = {"float32": "*fp32", "bfloat16": "*bf16"}
 
-SPECIALISATIONS = tuple(
+_QUANTISERS = tuple(
     Specialisation(
         name=f"quantize_{name}/{dtype}/{scales}",
         kernel=kernel,
@@ -260,3 +300,20 @@ SPECIALISATIONS = tuple(
     for scales in ("pow2", "float32")
 )
 """Every quantiser, of every dtype that training quantises, with both formats of scales."""
+
+SPECIALISATIONS = (
+    *_QUANTISERS,
+    Specialisation(
+        name="transpose",
+        kernel=transpose_kernel,
+        signature={
+            "values_ptr": "*u8",
+            "out_ptr": "*u8",
+            "num_rows": "i32",
+            "num_columns": "i32",
+        },
+        constants={"SIDE": SIDE},
+        aligned=frozenset({"values_ptr", "out_ptr", "num_rows", "num_columns"}),
+        num_warps=WARPS["transpose"],
+    ),
+)

@@ -55,6 +55,15 @@ def test_experts_have_blocks_of_their_own(scales):
     assert agree("quantize_blocks", weight, scales)
 
 
+@pytest.mark.parametrize("shape", [(130, 200), (2, 130, 200), (1, 1), (2, 0, 5)])
+def test_bytes_are_transposed(shape):
+    values = torch.arange(torch.Size(shape).numel()).to(torch.uint8).view(shape)
+    got = triton_quantize.transposed(values.view(torch.float8_e4m3fn))
+    assert got.is_contiguous()
+    assert got.dtype == torch.float8_e4m3fn
+    assert torch.equal(got.view(torch.uint8), values.transpose(-1, -2))
+
+
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 @pytest.mark.parametrize("shape", [(0, 200), (130, 0)])
 def test_nothing_is_quantised_to_nothing(shape, quantiser):

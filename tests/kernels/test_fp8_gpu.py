@@ -75,6 +75,15 @@ def test_experts_have_blocks_of_their_own(device, scales):
 
 
 @pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("shape", [(1000, 2048), (3, 130, 200), (1, 1), (2, 0, 5)])
+def test_bytes_are_transposed(device, shape):
+    values = torch.arange(torch.Size(shape).numel(), device=device).to(torch.uint8).view(shape)
+    got = fp8.transposed(values.view(torch.float8_e4m3fn))
+    assert got.is_contiguous()
+    assert torch.equal(got.view(torch.uint8), values.transpose(-1, -2))
+
+
+@pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_torch_on_the_gpu_makes_the_same_bytes(device, quantiser, scales, monkeypatch):
