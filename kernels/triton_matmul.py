@@ -71,6 +71,7 @@ def matmul_kernel(
     WIDTH: tl.constexpr,
     SIDE: tl.constexpr,
     GROUP: tl.constexpr,
+    STAGES: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> None:
     """One [HEIGHT, WIDTH] tile of a [M, K] @ b [N, K].T, both e4m3.
@@ -92,7 +93,9 @@ def matmul_kernel(
     a_ptrs = a_ptr + read_rows[:, None].to(tl.int64) * K + inner[None, :]
     b_ptrs = b_ptr + read_columns[None, :].to(tl.int64) * K + inner[:, None]
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
-    for k in range(tiles_k):
+    # Said here, the number of stages holds for the scales' loads as well; a launch's alone would
+    # leave them out, as they feed no dot.
+    for k in tl.range(tiles_k, num_stages=STAGES):
         if WHOLE:
             a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
         else:
@@ -153,7 +156,7 @@ def matmul(
             launch(
                 a, a_scales.T.contiguous(), b, of_b.contiguous(), out, m, n, k,
                 B_BLOCKS=b_layout == "blocks", WHOLE=k % SIDE == 0, GROUP=GROUP,
-                INTERP=INTERPRETED, **form.constants, **form.options,
+                STAGES=form.num_stages, INTERP=INTERPRETED, **form.constants, **form.options,
             )  # fmt: skip
     return out.to(out_dtype)
 
@@ -185,6 +188,7 @@ SPECIALISATIONS = tuple(
             "B_BLOCKS": layout == "blocks",
             "WHOLE": whole,
             "GROUP": GROUP,
+            "STAGES": FORMS[layout].num_stages,
             "INTERP": False,
             **FORMS[layout].constants,
         },
