@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cotree.grpo.exporting.safetensors_stream import StoredTensors, read_config
+from cotree.grpo.exporting.safetensors_stream import read_config
+from cotree.grpo.stored_tensors import tensors_in
 
 EXPERT = re.compile(r"(?P<layer>.+\.mlp)\.experts\.(?P<id>\d+)\.(?P<rest>.+)")
 """Matches the name of one expert's tensor."""
@@ -83,7 +84,7 @@ def read_layout(folder: Path) -> ExpertLayout:
         ValueError: it has no experts, is of another architecture than Qwen3-MoE and DeepSeek-V3, or
             its tensors are not what its config.json says.
     """
-    config, stored = read_config(folder), StoredTensors(folder)
+    config, stored = read_config(folder), tensors_in(folder)
     if config.get("model_type") not in _ARCHITECTURES:
         raise ValueError(
             f"{folder} is a {config.get('model_type')!r}; experts can be added to and removed from "

@@ -45,13 +45,13 @@ from cotree.grpo.exporting.expert_layout import (
 from cotree.grpo.exporting.safetensors_stream import (
     SHARD_BYTES,
     ShardWriter,
-    StoredTensors,
     copy_other_files,
     new_folder,
     read_config,
     write_json,
 )
 from cotree.grpo.seeds import derive
+from cotree.grpo.stored_tensors import tensors_in
 
 RECORD = "experts.json"
 """File of a changed checkpoint: for each layer, the old id of each expert, and the copies' ids."""
@@ -193,7 +193,7 @@ def _write(
     source: Path, target: Path, *, sources: Sources, config: dict[str, Any], edit: _EditRows
 ) -> None:
     """Writes every tensor once, an expert's as often as it is a source."""
-    stored = StoredTensors(source)
+    stored = tensors_in(source)
     names = stored.names()
     with (
         new_folder(target) as folder,

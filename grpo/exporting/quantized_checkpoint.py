@@ -15,12 +15,12 @@ from cotree.grpo.exporting.linear_weights import is_quantized, kept_modules
 from cotree.grpo.exporting.safetensors_stream import (
     SHARD_BYTES,
     ShardWriter,
-    StoredTensors,
     copy_other_files,
     new_folder,
     read_config,
     write_json,
 )
+from cotree.grpo.stored_tensors import tensors_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def write_quantized(
             f"{source} is quantized already ({config['quantization_config'].get('quant_method')}); "
             "export the checkpoint that it was made from."
         )
-    stored = StoredTensors(source)
+    stored = tensors_in(source)
     names = stored.names()
     chosen = {name for name in names if is_quantized(name, stored.shape(name))}
     config["quantization_config"] = quantization_config(kept_modules(names))

@@ -1,6 +1,6 @@
-"""Checkpoints of any size, a tensor at a time: read from shards, written to shards of bounded size.
+"""Checkpoints of any size, written a tensor at a time to shards of bounded size.
 
-What is in memory is one shard of the output; the input is mapped, not read.
+What is in memory is one shard; `grpo.stored_tensors` maps the input.
 """
 
 from __future__ import annotations
@@ -12,54 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cotree.grpo.durable import flush, publish
+from cotree.grpo.stored_tensors import INDEX, SINGLE
 
 SHARD_BYTES = 2 << 30
 """Largest shard that is written, unless one weight alone is larger."""
 
-_INDEX = "model.safetensors.index.json"
 _WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
-
-
-class StoredTensors:
-    """The tensors of a checkpoint's folder: `model.safetensors`, or shards with an index."""
-
-    def __init__(self, folder: Path) -> None:
-        """Reads names only.
-
-        Raises:
-            FileNotFoundError: the folder has no safetensors, or not all that its index names.
-        """
-        self._folder = folder
-        self._files: dict[str, Any] = {}  # what safe_open returns is untyped
-        self._file_of: dict[str, str] = {}
-        for file in _weight_files(folder):
-            if not (folder / file).is_file():
-                raise FileNotFoundError(
-                    f"{folder} lacks {file}, which {_INDEX} names; download the checkpoint again."
-                )
-            self._files[file] = safe_open(folder / file, framework="pt")
-            self._file_of |= dict.fromkeys(self._files[file].keys(), file)
-
-    def names(self) -> list[str]:
-        """Of all tensors, in the order in which the files have them."""
-        return list(self._file_of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, without reading it."""
-        return tuple(self._files[self._file_of[name]].get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor, on the CPU."""
-        return self._files[self._file_of[name]].get_tensor(name)
-
-    def num_bytes(self) -> int:
-        """Size of the files."""
-        return sum((self._folder / file).stat().st_size for file in self._files)
 
 
 class ShardWriter:
@@ -87,7 +49,7 @@ class ShardWriter:
         self._write()
         total = len(self._shards)
         if total == 1:
-            self._part(0).rename(self._folder / "model.safetensors")
+            self._part(0).rename(self._folder / SINGLE)
             return self._num_bytes
         weight_map: dict[str, str] = {}
         for index, names in enumerate(self._shards):
@@ -95,7 +57,7 @@ class ShardWriter:
             self._part(index).rename(self._folder / file)
             weight_map |= dict.fromkeys(names, file)
         write_json(
-            self._folder / _INDEX,
+            self._folder / INDEX,
             {"metadata": {"total_size": self._num_bytes}, "weight_map": weight_map},
         )
         return self._num_bytes
@@ -158,19 +120,6 @@ def copy_other_files(source: Path, target: Path) -> None:
         is_weights = file.suffix in _WEIGHT_FILES or file.name.endswith(".index.json")
         if file.is_file() and not is_weights and file.name != "config.json":
             shutil.copy2(file, target / file.name)
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """Names of a checkpoint's safetensors files."""
-    if (folder / _INDEX).is_file():
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return sorted(set(index["weight_map"].values()))
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    raise FileNotFoundError(
-        f"{folder} has neither model.safetensors nor {_INDEX}; give the folder of a checkpoint "
-        "in the safetensors format."
-    )
 
 
 def _size(tensors: Mapping[str, Tensor]) -> int:

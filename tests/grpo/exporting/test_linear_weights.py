@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cotree.grpo.exporting.linear_weights import is_quantized, kept_modules
-from cotree.grpo.exporting.safetensors_stream import StoredTensors
+from cotree.grpo.stored_tensors import tensors_in
 
 
 @pytest.mark.parametrize("write", [tiny_experts.write_qwen3_moe, tiny_experts.write_deepseek_v3])
@@ -20,7 +20,7 @@ def test_what_is_quantized_is_what_transformers_makes_linear_layers_of(tmp_path:
     linear = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
-    stored = StoredTensors(tmp_path)
+    stored = tensors_in(tmp_path)
 
     quantized = {name for name in stored.names() if is_quantized(name, stored.shape(name))}
 

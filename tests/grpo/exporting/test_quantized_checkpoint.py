@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cotree.grpo.exporting.quantized_checkpoint import QuantizedCheckpoint, write_quantized
-from cotree.grpo.exporting.safetensors_stream import StoredTensors
+from cotree.grpo.stored_tensors import tensors_in
 
 
 def write(source: Path, target: Path, **options: Any) -> QuantizedCheckpoint:
@@ -46,7 +46,7 @@ def test_sharded_in_and_out_is_the_same_as_whole(model: Path, tmp_path: Path):
     sharded = write(model, tmp_path / "sharded", shard_bytes=50_000)
 
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
-    one, other = StoredTensors(tmp_path / "whole"), StoredTensors(tmp_path / "sharded")
+    one, other = tensors_in(tmp_path / "whole"), tensors_in(tmp_path / "sharded")
     assert sorted(one.names()) == sorted(other.names())
     assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in one.names())
     assert (whole.num_quantized, whole.num_kept, whole.bytes_after) == (
@@ -60,7 +60,7 @@ def test_parts_are_named_after_the_module_and_the_rest_is_as_it_was(model: Path,
     # 2 layers: q, k, v, o and 4 experts of 3 matrices are 32 linear layers; 45 - 32 = 13 are kept:
     # embedding, head, final norm, and in each layer a router and 4 norms.
     done = write(model, tmp_path / "out")
-    before, after = load_file(model / "model.safetensors"), StoredTensors(tmp_path / "out")
+    before, after = load_file(model / "model.safetensors"), tensors_in(tmp_path / "out")
     assert (done.num_quantized, done.num_kept) == (32, 13)
     name = "model.layers.1.mlp.experts.3.up_proj"
     assert torch.equal(
