@@ -95,7 +95,7 @@ def matmul_kernel(
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     # Said here, the number of stages holds for the scales' loads as well; a launch's alone would
     # leave them out, as they feed no dot.
-    for k in tl.range(tiles_k, num_stages=STAGES):
+    for k in tl.range(tiles_k, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         if WHOLE:
             a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
         else:
