@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+from mtp_models import ALPHABET, TINY_MTP
 from tiny_models import write_character_tokenizer, write_tiny_model
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process they start
@@ -44,6 +46,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = write_character_tokenizer(folder)
     write_tiny_model(folder, seed=0, vocab_size=-(-size // 32) * 32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mtp_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny DeepSeek-V3 with a module that predicts a token more; do not write to it."""
+    from cotree.grpo.models import create_model
+
+    folder = tmp_path_factory.mktemp("mtp_model")
+    create_model(TINY_MTP, folder, alphabet=ALPHABET, seed=5)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was() -> Iterator[None]:
+    """A learner sets threads and deterministic algorithms for the rest of the process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

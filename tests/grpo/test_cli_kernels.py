@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,11 @@ ON_GPU = torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)
-def _leave_global_settings_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COTREE_DEBUG", "COTREE_KERNELS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "160")  # no cell of a table is cut
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 # --- status ----------------------------------------------------------------------------------

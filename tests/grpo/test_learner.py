@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +19,6 @@ from cotree.grpo.policy import policy_logprobs
 # float32 sums in another order: about 1e-6 after two steps; 1 % of one step of 1e-2 is 1e-4.
 SAME = 2e-5
 LORA = config.Lora(rank=4, alpha=8.0)
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 def _steps(learner: Learner, seeds: range) -> Learner:

@@ -1,7 +1,6 @@
 """Tests for grpo/learner.py on mixtures of experts: routes, balance, FP8, loads on disk."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from cotree.grpo.learner import Learner
 WRITERS = {"qwen3_moe": write_qwen3_moe, "deepseek_v3": write_deepseek_v3}
 LAYERS = {"qwen3_moe": 2, "deepseek_v3": 1}  # with experts
 EXPERTS = {"qwen3_moe": 4, "deepseek_v3": 8}
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module", params=WRITERS)

@@ -5,12 +5,10 @@ That a resumed learner ends in the same bits is tested in test_learner.py and it
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from mtp_models import ALPHABET, TINY_MTP
 from random_batches import largest_gap, make_learner, random_batch, tensors
 from safetensors.torch import load_file, save_file
 from tiny_experts import write_deepseek_v3
@@ -18,23 +16,9 @@ from tiny_models import write_character_tokenizer, write_tiny_model
 
 from cotree.grpo import config
 from cotree.grpo.learner import Learner
-from cotree.grpo.models import create_model
 
 LORA = config.Lora(rank=4, alpha=8.0)
 PREFIX = "model.layers.3."
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-
-
-@pytest.fixture(scope="module")
-def mtp_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mtp")
-    create_model(TINY_MTP, path, alphabet=ALPHABET, seed=5)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +56,10 @@ def test_a_folder_without_a_training_state_is_no_checkpoint(
 
 
 def test_a_checkpoint_with_other_layers_is_refused_by_the_first_that_differs(
-    checkpoint: Path, mtp_folder: Path
+    checkpoint: Path, mtp_model: Path
 ):
     says = r"another model or LoRA setting: \d+ parameters differ, the first is 'lm_head.weight'"
-    assert_refused_and_untouched(make_learner(mtp_folder), checkpoint, ValueError, says)
+    assert_refused_and_untouched(make_learner(mtp_model), checkpoint, ValueError, says)
 
 
 def test_a_checkpoint_of_a_wider_vocabulary_is_refused(
@@ -91,14 +75,14 @@ def test_a_checkpoint_of_a_wider_vocabulary_is_refused(
 
 
 def test_a_trained_module_is_not_resumed_without_one_nor_the_other_way(
-    mtp_folder: Path, tmp_path: Path
+    mtp_model: Path, tmp_path: Path
 ):
     says = rf"the first is '{PREFIX}"
-    make_learner(mtp_folder, mtp={}).save(tmp_path / "with")
-    make_learner(mtp_folder).save(tmp_path / "without")
+    make_learner(mtp_model, mtp={}).save(tmp_path / "with")
+    make_learner(mtp_model).save(tmp_path / "without")
     for learner, other in (
-        (make_learner(mtp_folder), "with"),
-        (make_learner(mtp_folder, mtp={}), "without"),
+        (make_learner(mtp_model), "with"),
+        (make_learner(mtp_model, mtp={}), "without"),
     ):
         with pytest.raises(ValueError, match=says):
             learner.load(tmp_path / other)
@@ -206,11 +190,11 @@ def module_of(folder: Path) -> dict[str, torch.Tensor]:
     return {n: v for n, v in named.items() if n.startswith(PREFIX) and not n.endswith(copies)}
 
 
-def test_an_untrained_module_goes_from_checkpoint_to_checkpoint(mtp_folder: Path, tmp_path: Path):
-    learner = make_learner(mtp_folder)
+def test_an_untrained_module_goes_from_checkpoint_to_checkpoint(mtp_model: Path, tmp_path: Path):
+    learner = make_learner(mtp_model)
     learner.step(random_batch(0, vocab=22))
     learner.save(tmp_path / "first")
-    resumed = make_learner(mtp_folder)
+    resumed = make_learner(mtp_model)
     resumed.load(tmp_path / "first")
     resumed.step(random_batch(1, vocab=22))
     resumed.save(tmp_path / "second")
@@ -218,19 +202,19 @@ def test_an_untrained_module_goes_from_checkpoint_to_checkpoint(mtp_folder: Path
     next_stage = make_learner(tmp_path / "second" / "model")
     next_stage.step(random_batch(2, vocab=22))
     next_stage.save_model(tmp_path / "third")
-    before = module_of(mtp_folder)
+    before = module_of(mtp_model)
     for folder in ("first/model", "second/model", "third"):
         after = module_of(tmp_path / folder)
         assert after.keys() == before.keys()
         assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_adapters_leave_an_untrained_module_in_the_merged_model(mtp_folder: Path, tmp_path: Path):
+def test_adapters_leave_an_untrained_module_in_the_merged_model(mtp_model: Path, tmp_path: Path):
     targets = ("q_proj", "o_proj", "kv_b_proj")
-    learner = make_learner(mtp_folder, lora={"rank": 2, "alpha": 4.0, "targets": targets})
+    learner = make_learner(mtp_model, lora={"rank": 2, "alpha": 4.0, "targets": targets})
     learner.step(random_batch(0, vocab=22))
     learner.save_model(tmp_path)
-    before, after = module_of(mtp_folder), module_of(tmp_path)
+    before, after = module_of(mtp_model), module_of(tmp_path)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert json.loads((tmp_path / "config.json").read_text())["num_nextn_predict_layers"] == 1

@@ -4,7 +4,6 @@ The same steps, losses and weights within a bound that is stated.
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from cotree.grpo.types import Batch
 SAME = 2e-5
 FORWARD = Taught(Divergence())
 STEPS = 20
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")

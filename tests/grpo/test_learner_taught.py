@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,12 +32,6 @@ FORWARD = Taught(Divergence())
 WITH_TRAIN = Taught(
     Divergence(kind="reverse_kl"), coef=0.5, train=train_config(kl=KL, updates_per_step=2)
 )
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")

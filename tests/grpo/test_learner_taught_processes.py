@@ -1,7 +1,7 @@
 """Tests for grpo/learner.py under a teacher: two real gloo processes do what one does."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,12 +61,6 @@ def _train_in_group(rank: int, folder: Path, model: Path, teacher: Path) -> None
             folder / f"{sharding}_asked_{rank}.safetensors",
         )
     torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")

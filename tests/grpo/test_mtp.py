@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from mtp_models import ALPHABET, TINY_MTP
 from ragged_batches import ragged_batch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -30,17 +29,10 @@ DETACHED, ATTACHED = Mtp(), Mtp(detached=False)
 BATCH = ragged_batch(3, vocab=32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mtp")
-    create_model(TINY_MTP, path, alphabet=ALPHABET, seed=5)
-    return path
-
-
 @pytest.fixture
-def model(folder: Path) -> PreTrainedModel:
+def model(mtp_model: Path) -> PreTrainedModel:
     """Four times the usual weights: the distributions are far from uniform."""
-    network = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+    network = load_model_with_mtp(str(mtp_model), dtype=torch.float32).train()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim >= 2:
@@ -89,8 +81,8 @@ def _reference_logprobs(
     return model.get_output_embeddings()(states)[0].log_softmax(-1)
 
 
-def test_the_module_computes_what_transformers_own_does(folder: Path, model: PreTrainedModel):
-    reference = MtpModel(load_model(str(folder), dtype="float32"), 1)
+def test_the_module_computes_what_transformers_own_does(mtp_model: Path, model: PreTrainedModel):
+    reference = MtpModel(load_model(str(mtp_model), dtype="float32"), 1)
     # The second token is padding, whose embedding is zero: vLLM, and so we, embed none at a row's
     # first place, transformers always does.
     ids = BATCH.token_ids.clone()
@@ -183,10 +175,10 @@ def test_the_loss_is_the_weighted_cross_entropy():
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_policy_is_the_one_without_a_module(
-    folder: Path, model: PreTrainedModel, packing: bool
+    mtp_model: Path, model: PreTrainedModel, packing: bool
 ):
-    plain = load_model(str(folder), dtype=torch.float32)
-    loaded = load_model_with_mtp(str(folder), dtype=torch.float32)
+    plain = load_model(str(mtp_model), dtype=torch.float32)
+    loaded = load_model_with_mtp(str(mtp_model), dtype=torch.float32)
     ids = BATCH.token_ids
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, loaded(ids).logits)
@@ -247,14 +239,14 @@ def test_an_architecture_without_a_known_module_is_refused(tmp_path: Path):
 # --- two processes ---------------------------------------------------------------------------
 
 
-def _gradients_in_group(rank: int, out: Path, folder: Path) -> None:
+def _gradients_in_group(rank: int, out: Path, mtp_model: Path) -> None:
     """One of two processes with other rows each: a gradient under DDP and one under FSDP2."""
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(out / "store"), 2)
     join(store, host="127.0.0.1", rank=rank, world_size=2)
     accelerator = Accelerator(cpu=True)
     for sharding in ("ddp", "fsdp2"):
-        network = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+        network = load_model_with_mtp(str(mtp_model), dtype=torch.float32).train()
         wrapped = wrap(Policy(network, packing=False, mtp=ATTACHED), accelerator, sharding)
         batch = rows_at(BATCH, torch.tensor([[0, 1, 2], [3, 4]][rank]))
         scores = Scores(*wrapped(batch, 1.0))
@@ -268,10 +260,10 @@ def _gradients_in_group(rank: int, out: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one(folder: Path, tmp_path: Path):
+def test_two_processes_have_the_gradient_of_one(mtp_model: Path, tmp_path: Path):
     spawn = multiprocessing.get_context("spawn")
     group = [
-        spawn.Process(target=_gradients_in_group, args=(rank, tmp_path, folder))
+        spawn.Process(target=_gradients_in_group, args=(rank, tmp_path, mtp_model))
         for rank in range(2)
     ]
     for process in group:
@@ -279,7 +271,7 @@ def test_two_processes_have_the_gradient_of_one(folder: Path, tmp_path: Path):
     for process in group:
         process.join(120)
     assert [process.exitcode for process in group] == [0, 0]
-    alone = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+    alone = load_model_with_mtp(str(mtp_model), dtype=torch.float32).train()
     scores = _scores(alone, BATCH, ATTACHED)
     expected = _gradients(alone, _loss(scores, BATCH) - (scores.logprobs * BATCH.weights).sum())
     for sharding in ("ddp", "fsdp2"):

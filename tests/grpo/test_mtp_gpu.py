@@ -6,12 +6,10 @@ from typing import NamedTuple
 import pytest
 import torch
 from devices import DEVICES
-from mtp_models import ALPHABET, TINY_MTP
 from ragged_batches import ragged_batch
 from torch import nn
 
 from cotree.grpo.config_learner import Mtp
-from cotree.grpo.models import create_model
 from cotree.grpo.mtp import mtp_loss
 from cotree.grpo.mtp_files import load_model_with_mtp
 from cotree.grpo.policy import Policy, Scores, to_device
@@ -23,16 +21,9 @@ class Measured(NamedTuple):
     gradients: dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mtp")
-    create_model(TINY_MTP, path, alphabet=ALPHABET, seed=5)
-    return path
-
-
-def measured(folder: Path, device: str, *, packing: bool) -> Measured:
+def measured(mtp_model: Path, device: str, *, packing: bool) -> Measured:
     """Both log-probabilities of a random batch and all gradients; float64, on the CPU."""
-    model = load_model_with_mtp(str(folder), dtype=torch.float32).train()
+    model = load_model_with_mtp(str(mtp_model), dtype=torch.float32).train()
     nn.Module.to(model, device)
     batch = to_device(ragged_batch(3, vocab=32), torch.device(device))
     scores = Scores(*Policy(model, packing=packing, mtp=Mtp(detached=False))(batch, 1.0))
@@ -50,15 +41,15 @@ def measured(folder: Path, device: str, *, packing: bool) -> Measured:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> Measured:
+def expected(mtp_model: Path) -> Measured:
     """Padded, on the CPU; experts multiply in float32 at most."""
-    return measured(folder, "cpu", packing=False)
+    return measured(mtp_model, "cpu", packing=False)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_deepseek_model_and_its_module_equal_the_cpus(folder, expected, device, packing):
-    got = measured(folder, device, packing=packing)
+def test_a_deepseek_model_and_its_module_equal_the_cpus(mtp_model, expected, device, packing):
+    got = measured(mtp_model, device, packing=packing)
     assert expected.mtp_logprobs[expected.mtp_logprobs != 0].std() > 0.01  # it predicts something
     torch.testing.assert_close(got.logprobs, expected.logprobs, rtol=0, atol=1e-4)
     torch.testing.assert_close(got.mtp_logprobs, expected.mtp_logprobs, rtol=0, atol=1e-4)

@@ -1,7 +1,6 @@
 """Tests for grpo/new_models.py: a DeepSeek-V3 made on the spot, through save, load and training."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,6 @@ SIZES = NewDeepseekModel(
     scaling=1.5,
 )
 BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.fixture(scope="module")

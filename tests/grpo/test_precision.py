@@ -1,6 +1,5 @@
 """Tests for grpo/precision.py: schedules, loss scales, and learners in each arithmetic."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from cotree.grpo.learner import Learner
 from cotree.grpo.precision import Arithmetic, LossScale
 
 BLOCK = {"type": "fp8_block"}
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 def learner_in(tiny_model: Path, precision: dict[str, object], **settings: object) -> Learner:

@@ -1,18 +1,15 @@
 """Tests for grpo/taught_policy.py with a multi-token prediction module beside the student."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from mtp_models import ALPHABET, TINY_MTP
 from random_batches import random_batch, train_config
 from taught_batches import FORWARD, frozen, opinions, taught_learner, write_teacher
 from transformers import PreTrainedModel
 
 from cotree.grpo.config_learner import Mtp
 from cotree.grpo.learner import Learner
-from cotree.grpo.models import create_model
 from cotree.grpo.mtp import mtp_loss
 from cotree.grpo.mtp_files import load_model_with_mtp
 from cotree.grpo.objective import Taught
@@ -25,22 +22,9 @@ BATCHES = [random_batch(seed, vocab=22) for seed in range(3)]
 DETACHED, ATTACHED = Mtp(), Mtp(detached=False)
 
 
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mtp")
-    create_model(TINY_MTP, path, alphabet=ALPHABET, seed=5)
-    return path
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_teacher(folder, tmp_path_factory.mktemp("teacher"), seed=1, sharpness=4.0)
+def teacher_folder(mtp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(mtp_model, tmp_path_factory.mktemp("teacher"), seed=1, sharpness=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +33,8 @@ def teacher(teacher_folder: Path) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def student(folder: Path) -> PreTrainedModel:
-    return load_model_with_mtp(str(folder), dtype="float32")
+def student(mtp_model: Path) -> PreTrainedModel:
+    return load_model_with_mtp(str(mtp_model), dtype="float32")
 
 
 def taught(
@@ -157,12 +141,12 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_learner_under_a_teacher_trains_the_module_and_the_student_is_as_without(
-    folder: Path, teacher_folder: Path, name: str
+    mtp_model: Path, teacher_folder: Path, name: str
 ):
     objective = OBJECTIVES[name]
-    plain = taught_learner(folder, objective, teacher=teacher_folder)
-    start = tensors(taught_learner(folder, objective, teacher=teacher_folder, mtp={}))
-    ours = taught_learner(folder, objective, teacher=teacher_folder, mtp={})
+    plain = taught_learner(mtp_model, objective, teacher=teacher_folder)
+    start = tensors(taught_learner(mtp_model, objective, teacher=teacher_folder, mtp={}))
+    ours = taught_learner(mtp_model, objective, teacher=teacher_folder, mtp={})
     for batch in BATCHES:
         expected, found = plain.step(batch), ours.step(batch)
         assert found["distill/divergence_nats"] == expected["distill/divergence_nats"]
@@ -179,9 +163,9 @@ def test_a_learner_under_a_teacher_trains_the_module_and_the_student_is_as_witho
 
 
 def test_the_module_learns_the_texts_while_the_student_learns_from_its_teacher(
-    folder: Path, teacher_folder: Path
+    mtp_model: Path, teacher_folder: Path
 ):
-    learner = taught_learner(folder, Taught(FORWARD), teacher=teacher_folder, mtp={})
+    learner = taught_learner(mtp_model, Taught(FORWARD), teacher=teacher_folder, mtp={})
     first, *_, last = [learner.step(BATCHES[0]) for _ in range(8)]
     assert last["mtp/nats"] < first["mtp/nats"]
     assert last["distill/divergence_nats"] < first["distill/divergence_nats"]
@@ -189,10 +173,10 @@ def test_the_module_learns_the_texts_while_the_student_learns_from_its_teacher(
     assert last["loss"] == pytest.approx(last["distill/divergence_nats"] + weight, rel=1e-5)
 
 
-def test_a_student_of_stored_opinions_has_a_module_too(folder: Path, teacher: PreTrainedModel):
+def test_a_student_of_stored_opinions_has_a_module_too(mtp_model: Path, teacher: PreTrainedModel):
     batch = opinions(teacher, BATCHES[0])
-    ours = taught_learner(folder, Taught(FORWARD), mtp={})
-    plain = taught_learner(folder, Taught(FORWARD))
+    ours = taught_learner(mtp_model, Taught(FORWARD), mtp={})
+    plain = taught_learner(mtp_model, Taught(FORWARD))
     found, expected = ours.step(batch), plain.step(batch)
     assert found["distill/divergence_nats"] == expected["distill/divergence_nats"]
     assert found["mtp/nats"] > 0

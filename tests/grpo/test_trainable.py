@@ -1,6 +1,5 @@
 """Tests for grpo/trainable.py: what a learner's process is built from."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,14 +43,6 @@ def spec(model: Path, objective: Objective, **learner: object) -> LearnerSpec:
 def accelerator() -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=True)
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_num_threads(threads)
 
 
 def test_a_process_repeats_its_results_on_the_threads_it_was_given():

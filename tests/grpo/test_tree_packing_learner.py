@@ -1,10 +1,8 @@
 """Tests for grpo/tree_packing.py in the learner: the same steps, prefixes shared or not."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 from random_batches import KL, largest_gap, make_learner, random_batch, tensors, train_config
 
 from cotree.grpo import config
@@ -14,12 +12,6 @@ from cotree.grpo.types import Batch
 
 # As in test_learner.py: float32 sums in another order, against steps of 1e-2.
 SAME = 2e-5
-
-
-@pytest.fixture(autouse=True)
-def _leave_global_settings_alone() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(mode=False)
 
 
 def tree_batch(seed: int) -> Batch:
