@@ -127,7 +127,7 @@ class Selection(Strict):
         value = entropy_weight * rank(entropy) + (1 - entropy_weight) * rank(gradient norm)
 
     Ranks lie in [0, 1]. See `grpo.distilling.data_value`. Measured on small students it was worse
-    than a random choice (README, Distil); measure it on yours.
+    than a random choice (docs/distillation.md); measure it on yours.
     """
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.25

@@ -5,7 +5,7 @@
 #   bash scripts/compare_tree_grpo.sh [RUNS_FOLDER]      about 30 minutes on 2 cores
 #
 # A group has 16 leaves in both arms. Leaves of a tree share prefixes, so trees get more prompts a
-# step. With 56, as in the README, they generated 15 % more tokens in 60 steps than 32 flat ones did;
+# step. With 56, as in docs/search.md, they generated 15 % more tokens in 60 steps than 32 flat ones did;
 # the 49 here are reckoned from that. The lines that it prints have what was really generated.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""What the README shows about rewards is true: its example passes `cotree check`."""
+"""What README and docs/ show is true: examples pass `cotree check`, links lead somewhere."""
 
 import json
 import re
@@ -10,7 +10,12 @@ from cotree.grpo.cli import main
 from cotree.grpo.evaluation.benchmark import benchmark_named, load_benchmark
 from cotree.rewards.equality.answers import Outcome, compare
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    page: page.read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README = PAGES[ROOT / "README.md"]
 PIPELINE = """
 model = { type = "pretrained", path = "none" }
 task = { type = "rows", train = "rows.jsonl", test = "rows.jsonl" }
@@ -22,10 +27,36 @@ optimizer = { learning_rate = 1e-4 }
 
 
 def block(language: str, first: str) -> str:
-    """The README's code block in this language that starts so."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """The pages' code block in this language that starts so."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
     (found,) = [text for text in blocks if text.startswith(first)]
     return found
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings outside code."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(linked.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_linked_from_the_readme_and_scripts_it_names_exist():
+    for page, text in PAGES.items():
+        assert page.name == "README.md" or f"(docs/{page.name})" in README
+        for script in re.findall(r"scripts/[\w./]+\.(?:py|sh)", text):
+            assert (ROOT / script).is_file(), f"{page.name} names {script}"
 
 
 def test_the_example_of_a_reward_passes_the_check(tmp_path: Path, monkeypatch, capsys):
@@ -74,7 +105,7 @@ def test_the_example_of_a_benchmark_can_be_loaded(tmp_path: Path, monkeypatch):
         ("Monday", "monday"),
     ],
 )
-def test_what_the_readme_calls_equal_is_equal(reference: str, answer: str):
+def test_what_the_page_of_rewards_calls_equal_is_equal(reference: str, answer: str):
     assert compare(reference, answer).outcome is Outcome.EQUAL
 
 
@@ -96,7 +127,7 @@ def test_what_the_readme_calls_equal_is_equal(reference: str, answer: str):
         ("42", r"x \ge 5"),
     ],
 )
-def test_what_the_readme_calls_not_equal_is_not(reference: str, answer: str):
+def test_what_the_page_of_rewards_calls_not_equal_is_not(reference: str, answer: str):
     assert compare(reference, answer).outcome is not Outcome.EQUAL
 
 
