@@ -5,8 +5,8 @@ it would give. Ranks, because entropies (nats) and norms have different units, a
 odd texts would outweigh everything else.
 
 The mixture of entropy and gradient norm at 0.6 to 0.4 is a recipe in use for picking distillation
-data. On small students a random choice was better, see docs/distillation.md. The gradient's norm as the
-importance of an example: Paul et al. 2021, arXiv:2107.07075, sec. 2 (GraNd).
+data. On small students a random choice was better, see docs/distillation.md. The gradient's norm as
+the importance of an example: Paul et al. 2021, arXiv:2107.07075, sec. 2 (GraNd).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from cotree.grpo import arithmetic
 from cotree.grpo.config import ArithmeticTask, BFloat16, Learner
 from cotree.grpo.config_algorithm import Optimizer
-from cotree.grpo.config_learner import Fp8Block, Fp8Scaled
+from cotree.grpo.config_learner import FixedPrecision, Fp8Block, Fp8Scaled
 from cotree.grpo.config_traces import GeneratedTraces
 from cotree.grpo.evaluation.intervals import student_t_quantile
 from cotree.grpo.evaluation.records import Estimate
@@ -72,12 +72,15 @@ class Preview:
     """The largest relative gap of a single step's loss in any run, without its sign."""
 
     def estimate(self) -> Estimate | None:
-        """Mean of the runs' relative gaps and its 95 % interval (Student's t); from two runs on."""
-        gaps = [gap.relative for gap in self.trained]
-        if len(gaps) < 2:
-            return None
-        half = student_t_quantile(len(gaps) - 1) * stdev(gaps) / math.sqrt(len(gaps))
-        return Estimate(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half)
+        """Mean of the runs' relative gaps, as `mean_gap` has it; from two runs on."""
+        return mean_gap(self.trained) if len(self.trained) > 1 else None
+
+
+def mean_gap(gaps: Sequence[LossGap]) -> Estimate:
+    """Mean of the relative gaps of two runs or more, and its 95 % interval (Student's t)."""
+    relative = [gap.relative for gap in gaps]
+    half = student_t_quantile(len(gaps) - 1) * stdev(relative) / math.sqrt(len(gaps))
+    return Estimate(fmean(relative), fmean(relative) - half, fmean(relative) + half)
 
 
 def preview(
@@ -108,7 +111,7 @@ def preview(
         ValueError: there are not enough texts for one batch.
     """
     logging.disable_progress_bar()
-    batches = _batches(texts, tokens=tokens, count=max(1, steps))
+    batches = text_batches(texts, tokens=tokens, count=max(1, steps))
     tokens_seen = int(batches[0].lengths.sum())
     tell(f"layers: one pass over {tokens_seen} tokens")
     layers, loss = _layers_and_loss(model, batches[0], precision)
@@ -117,12 +120,16 @@ def preview(
     for run in range(runs if steps else 0):
         if run:
             shuffled = random.Random(derive(run, "preview order")).sample(texts, len(texts))
-            batches = _batches(shuffled, tokens=tokens, count=steps)
+            batches = text_batches(shuffled, tokens=tokens, count=steps)
         curves: list[list[float]] = []
         for arithmetic_type in (BFloat16(), precision):
             tell(f"training, run {run + 1} of {runs}: {steps} steps in {arithmetic_type.type}")
-            curves.append(_losses(model, batches, arithmetic_type, steps, learning_rate))
-        trained.append(LossGap(*(fmean(curve[steps // 2 :]) for curve in curves)))
+            curves.append(
+                training_losses(
+                    model, batches, arithmetic_type, steps=steps, learning_rate=learning_rate
+                )
+            )
+        trained.append(late_gap(*curves))
         largest.append(max(abs(low - high) / high for high, low in zip(*curves, strict=True)))
     return Preview(tokens_seen, layers, loss, tuple(trained), max(largest, default=None))
 
@@ -153,20 +160,25 @@ def _layers_and_loss(
     return tuple(probe.errors(precision)), LossGap(float(high.detach()), low)
 
 
-def _losses(
+def late_gap(bfloat16: Sequence[float], low: Sequence[float]) -> LossGap:
+    """Of two curves of losses: their means over the later half of the steps."""
+    return LossGap(*(fmean(curve[len(curve) // 2 :]) for curve in (bfloat16, low)))
+
+
+def training_losses(
     path: str,
     batches: Sequence[Batch],
-    precision: BFloat16 | Fp8Block | Fp8Scaled,
+    precision: FixedPrecision,
+    *,
     steps: int,
     learning_rate: float,
 ) -> list[float]:
+    """The loss of each step, nats a token, from a model as it is, through the batches in turn."""
     learner = TrainingLearner(_spec(path, precision, steps=steps, learning_rate=learning_rate))
     return [learner.step(batches[step % len(batches)])["loss"] for step in range(steps)]
 
 
-def _spec(
-    path: str, precision: BFloat16 | Fp8Block | Fp8Scaled, *, steps: int, learning_rate: float
-) -> LearnerSpec:
+def _spec(path: str, precision: FixedPrecision, *, steps: int, learning_rate: float) -> LearnerSpec:
     return LearnerSpec(
         model_path=path,
         learner=Learner(precision=precision, threads=torch.get_num_threads()),
@@ -177,8 +189,12 @@ def _spec(
     )
 
 
-def _batches(texts: Sequence[tuple[int, ...]], *, tokens: int, count: int) -> list[Batch]:
-    """Up to `count` batches of about `tokens` tokens, in the order of the texts."""
+def text_batches(texts: Sequence[tuple[int, ...]], *, tokens: int, count: int) -> list[Batch]:
+    """Up to `count` batches of about `tokens` tokens, in the order of the texts.
+
+    Raises:
+        ValueError: there is no text.
+    """
     batches: list[Batch] = []
     rest = iter(texts)
     while len(batches) < count:
