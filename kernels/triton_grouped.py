@@ -10,7 +10,7 @@ import triton.language as tl
 from triton import knobs
 
 from cotree.kernels.specialisation import Specialisation
-from cotree.kernels.triton_matmul import FORMS, GROUP, SIDE, aligned
+from cotree.kernels.triton_matmul import FORMS, GROUP, SIDE, aligned, step_operands
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,17 +67,9 @@ def grouped_matmul_kernel(
     b_scale_ptrs = b_scales_ptr + (expert * tiles_n + tile_n) * tiles_k
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for k in range(tiles_k):
-        if WHOLE:
-            a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
-        else:
-            inside = inner < K - k * SIDE
-            a = tl.load(a_ptrs + k * SIDE, mask=inside[None, :], other=0.0)
-            b = tl.load(b_ptrs + k * SIDE, mask=inside[:, None], other=0.0)
+        a, b = step_operands(a_ptrs, b_ptrs, k, K, WHOLE, SIDE, INTERP)
         a_scale = tl.load(a_scales_ptr + k * T + read_rows)
         scale = a_scale[:, None] * tl.load(b_scale_ptrs + k)
-        if INTERP:
-            # It multiplies the bytes of e4m3 as if they were integers.
-            a, b = a.to(tl.float32), b.to(tl.float32)
         # A dot that adds to `total` itself would keep the tensor cores' 14 bits over all of K.
         total += tl.dot(a, b) * scale
     places = rows[:, None].to(tl.int64) * N + columns[None, :]
@@ -116,11 +108,9 @@ def grouped_weight_gradient_kernel(
     x_ptrs = x_ptr + read_columns[None, :].to(tl.int64) * P + inner[:, None]
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for t in range(first, last):
-        dy, x = tl.load(dy_ptrs + t * SIDE), tl.load(x_ptrs + t * SIDE)
+        dy, x = step_operands(dy_ptrs, x_ptrs, t, P, True, SIDE, INTERP)
         dy_scale = tl.load(dy_scales_ptr + t * N + read_rows)
         x_scale = tl.load(x_scales_ptr + t * K + read_columns)
-        if INTERP:
-            dy, x = dy.to(tl.float32), x.to(tl.float32)
         # One after the other: their outer product would take registers of its own.
         total += tl.dot(dy, x) * dy_scale[:, None] * x_scale[None, :]
     # Within an expert's matrix 32 bits do; 64 for every element would spill registers.

@@ -46,13 +46,39 @@ class Form(NamedTuple):
 
 
 FORMS = {"blocks": Form(128, 128, 8, 3), "tiles": Form(64, 128, 4, 4)}
-"""By the layout of b's scales: the fastest of 35 on an H100. A scale of its own for each of 128
-columns needs more registers than a thread has beside 128 rows in 8 warps."""
+"""By the layout of b's scales: the fastest on an H100 of those, among 35, whose stages fit into the
+shared memory of every GPU with e4m3 (99 KiB, Ada's)."""
 GROUP = 8
 """Tiles of rows that share their columns of b in the cache."""
 ALIGNMENT = 16
 """Bytes of the widest load: rows that do not start at a multiple are copied a byte at a time,
 without the pipeline, and spill registers."""
+
+
+@triton.jit
+def step_operands(
+    a_ptrs: tl.tensor,
+    b_ptrs: tl.tensor,
+    k: tl.tensor,
+    K: tl.tensor,
+    WHOLE: tl.constexpr,
+    SIDE: tl.constexpr,
+    INTERP: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """A step's tiles of a and b. WHOLE: K is a multiple of SIDE.
+
+    Without masks loads are copied to shared memory in less time.
+    """
+    if WHOLE:
+        a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
+    else:
+        inside = tl.arange(0, SIDE) < K - k * SIDE
+        a = tl.load(a_ptrs + k * SIDE, mask=inside[None, :], other=0.0)
+        b = tl.load(b_ptrs + k * SIDE, mask=inside[:, None], other=0.0)
+    if INTERP:
+        # It multiplies the bytes of e4m3 as if they were integers.
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return a, b
 
 
 @triton.jit
@@ -76,8 +102,7 @@ def matmul_kernel(
 ) -> None:
     """One [HEIGHT, WIDTH] tile of a [M, K] @ b [N, K].T, both e4m3.
 
-    Scales are those of a step together: [tiles, M] and [tiles, N], or [blocks of N, tiles]. WHOLE:
-    K is a multiple of SIDE. Without masks loads are copied to shared memory in less time.
+    Scales are those of a step together: [tiles, M] and [tiles, N], or [blocks of N, tiles].
     """
     tiles_m, tiles_n, tiles_k = tl.cdiv(M, HEIGHT), tl.cdiv(N, WIDTH), tl.cdiv(K, SIDE)
     first_m = tl.program_id(0) // (GROUP * tiles_n) * GROUP
@@ -96,16 +121,8 @@ def matmul_kernel(
     # Said here, the number of stages holds for the scales' loads as well; a launch's alone would
     # leave them out, as they feed no dot.
     for k in tl.range(tiles_k, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
-        if WHOLE:
-            a, b = tl.load(a_ptrs + k * SIDE), tl.load(b_ptrs + k * SIDE)
-        else:
-            inside = inner < K - k * SIDE
-            a = tl.load(a_ptrs + k * SIDE, mask=inside[None, :], other=0.0)
-            b = tl.load(b_ptrs + k * SIDE, mask=inside[:, None], other=0.0)
+        a, b = step_operands(a_ptrs, b_ptrs, k, K, WHOLE, SIDE, INTERP)
         a_scale = tl.load(a_scales_ptr + k * M + read_rows)
-        if INTERP:
-            # It multiplies the bytes of e4m3 as if they were integers.
-            a, b = a.to(tl.float32), b.to(tl.float32)
         # A dot that adds to `total` itself would keep the tensor cores' 14 bits over all of K.
         if B_BLOCKS:
             b_scale = tl.load(b_scales_ptr + tile_n * WIDTH // SIDE * tiles_k + k)

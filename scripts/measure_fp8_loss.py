@@ -36,6 +36,7 @@ from cotree.grpo.precision_preview.preview import (
     training_losses,
 )
 from cotree.grpo.tokens import load_tokenizer
+from cotree.grpo.types import Batch
 
 SIZES = NewModel(type="new", layers=2, width=256, heads=4, kv_heads=4, head_dim=64, mlp_width=768)
 ALPHABET = ("\n", *map(chr, range(32, 127)))
@@ -63,8 +64,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--json", type=Path, help="file for every seed's losses")
     arguments = parser.parse_args()
-    if arguments.seeds < 2:
-        parser.error(f"--seeds {arguments.seeds}: one seed has no interval; take two or more.")
+    if arguments.seeds < 2 or arguments.steps < 2:
+        parser.error(
+            f"--seeds {arguments.seeds} --steps {arguments.steps}: an interval needs two seeds, a "
+            "later half two steps."
+        )
     curves = [
         measured(seed, steps=arguments.steps, learning_rate=arguments.learning_rate)
         for seed in range(arguments.seeds)
@@ -85,7 +89,7 @@ def measured(seed: int, *, steps: int, learning_rate: float) -> dict[str, list[f
         tokenizer = load_tokenizer(str(plain), revision=None)
         chosen = texts(seed, count=steps * TOKENS // CHARACTERS + 50)
         encoded = [tuple(encode_checked(tokenizer, text)) for text in chosen]
-        batches = text_batches(encoded, tokens=TOKENS, count=steps)
+        batches = step_batches(encoded, steps=steps)
         found: dict[str, list[float]] = {}
         for name, precision in ARMS.items():
             model = str(nudged if name == "nudged" else plain)
@@ -94,6 +98,14 @@ def measured(seed: int, *, steps: int, learning_rate: float) -> dict[str, list[f
             )
             print(f"seed {seed}, {name}: {found[name][-1]:.4f} nats at the end", flush=True)
         return found
+
+
+def step_batches(encoded: Sequence[tuple[int, ...]], *, steps: int) -> list[Batch]:
+    """A batch for every step; no text is learned twice."""
+    batches = text_batches(encoded, tokens=TOKENS, count=steps)
+    if len(batches) < steps:
+        raise SystemExit(f"--steps {steps}: the texts last for {len(batches)}; take fewer.")
+    return batches
 
 
 def texts(seed: int, *, count: int) -> list[str]:

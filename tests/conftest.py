@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_models import ALPHABET, TINY_MTP
 from hypothesis import settings
-from mtp_models import ALPHABET, TINY_MTP
 from tiny_models import write_character_tokenizer, write_tiny_model
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process they start

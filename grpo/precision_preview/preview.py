@@ -108,10 +108,16 @@ def preview(
         tell: called with a line about what comes next.
 
     Raises:
-        ValueError: there are not enough texts for one batch.
+        ValueError: there are not enough texts for one batch, or for runs that differ.
     """
     logging.disable_progress_bar()
     batches = text_batches(texts, tokens=tokens, count=max(1, steps))
+    if runs > 1 and len(batches) == 1:
+        raise ValueError(
+            f"{runs} runs need two steps and texts for two batches of {tokens} tokens, or they "
+            "would not differ and their interval would say nothing; give more --texts, fewer "
+            "--tokens, or one run."
+        )
     tokens_seen = int(batches[0].lengths.sum())
     tell(f"layers: one pass over {tokens_seen} tokens")
     layers, loss = _layers_and_loss(model, batches[0], precision)

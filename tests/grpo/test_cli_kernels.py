@@ -135,6 +135,17 @@ def test_several_runs_give_the_mean_gap_and_its_interval(
     assert f"mean of the runs {found['relative']['value']:+.3%} (95 % interval" in said
 
 
+def test_runs_that_would_not_differ_are_refused(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Two and two are four.\n")
+    assert preview(tiny_model, "--runs", "2", "--steps", "4", "--texts", str(texts)) != 0
+    assert "they would not differ" in " ".join(capsys.readouterr().err.split())
+    assert preview(tiny_model, "--runs", "2", "--steps", "0") != 0
+    assert "2 runs need two steps" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_preview_reads_the_texts_that_it_is_given_and_trains_nothing_in_no_steps(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

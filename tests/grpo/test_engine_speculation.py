@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_models import ALPHABET, ENGINE_MTP
 from engine_host import AT_ONE, SETTINGS, Host, request, worst_gap
-from mtp_models import ALPHABET, ENGINE_MTP
 from torch import Tensor
 from transformers import PreTrainedModel
 

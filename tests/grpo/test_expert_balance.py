@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from deepseek_models import ALPHABET, UNGROUPED
 from peft import LoraConfig, get_peft_model
 from random_batches import random_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from cotree.grpo.config_model import NewDeepseekModel
 from cotree.grpo.expert_balance import ExpertLoads
 from cotree.grpo.models import create_model, load_model
 from cotree.grpo.policy import Policy, policy_logprobs
@@ -23,18 +23,6 @@ from cotree.grpo.tree_packing import pack_trees
 from cotree.grpo.types import Batch
 from cotree.kernels.expert_bias import max_violation
 
-SIZES = NewDeepseekModel(
-    type="new_deepseek_v3",
-    layers=3,
-    width=32,
-    heads=2,
-    kv_rank=16,
-    rope_dim=4,
-    nope_dim=8,
-    value_dim=8,
-    mlp_width=48,
-    expert_width=16,
-)
 GATES = ("model.layers.1.mlp.gate", "model.layers.2.mlp.gate")
 BATCH = random_batch(0, vocab=32)
 
@@ -42,7 +30,7 @@ BATCH = random_batch(0, vocab=32)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deepseek")
-    create_model(SIZES, path, alphabet="0123456789+-*/()= \n.", seed=5)
+    create_model(UNGROUPED, path, alphabet=ALPHABET, seed=5)
     return path
 
 

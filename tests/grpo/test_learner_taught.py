@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_models import ALPHABET, UNGROUPED
 from random_batches import KL, largest_gap, make_learner, random_batch, tensors, train_config
 from safetensors.torch import load_file
 from taught_batches import (
@@ -20,7 +21,6 @@ from taught_batches import (
 
 from cotree.grpo import config
 from cotree.grpo.config_distill import Divergence
-from cotree.grpo.config_model import NewDeepseekModel
 from cotree.grpo.models import create_model, load_model
 from cotree.grpo.objective import Taught
 from cotree.grpo.types import Batch, TaughtBatch
@@ -278,20 +278,9 @@ def test_with_adapters_only_they_move(tiny_model, teacher, objective):
 
 def test_experts_are_counted_and_balanced_as_without_a_teacher(tmp_path):
     # The teacher has routers too; they are none of the student's.
-    sizes = NewDeepseekModel(
-        type="new_deepseek_v3",
-        layers=2,
-        width=32,
-        heads=2,
-        kv_rank=16,
-        rope_dim=4,
-        nope_dim=8,
-        value_dim=8,
-        mlp_width=48,
-        expert_width=16,
-    )
+    sizes = UNGROUPED.model_copy(update={"layers": 2})
     for seed, name in enumerate(("student", "teacher")):
-        create_model(sizes, tmp_path / name, alphabet="0123456789+-*/()= \n.", seed=seed)
+        create_model(sizes, tmp_path / name, alphabet=ALPHABET, seed=seed)
     batch = random_batch(0, vocab=24)
     found = []
     for objective, asked in (("sft", None), (FORWARD, tmp_path / "teacher")):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_models import ALPHABET, TINY_MTP
 from huggingface_hub import save_torch_state_dict
-from mtp_models import ALPHABET, TINY_MTP
 from safetensors.torch import load_file, save_file
 
 from cotree.grpo.models import create_model, load_model

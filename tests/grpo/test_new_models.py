@@ -5,41 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_models import ALPHABET, TINY
 from random_batches import make_learner, random_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedModel
 
-from cotree.grpo.config_model import NewDeepseekModel
 from cotree.grpo.models import create_model, load_model
 from cotree.grpo.new_models import new_model_config
 from cotree.grpo.policy import check_policy
 from cotree.grpo.weight_names import checkpoint_weights
 
-ALPHABET = tuple("0123456789+-*/()= \n.")
-SIZES = NewDeepseekModel(
-    type="new_deepseek_v3",
-    layers=3,
-    width=32,
-    heads=2,
-    kv_rank=16,
-    rope_dim=4,
-    nope_dim=8,
-    value_dim=8,
-    mlp_width=48,
-    expert_width=24,
-    experts_per_token=3,
-    groups=2,
-    groups_per_token=2,
-    scaling=1.5,
-)
 BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("deepseek")
-    create_model(SIZES, path, alphabet=ALPHABET, seed=5)
+    create_model(TINY, path, alphabet=ALPHABET, seed=5)
     return path
 
 
@@ -56,7 +39,7 @@ def _with_biases(folder: Path, target: Path) -> Path:
 
 
 def test_every_size_of_the_configuration_reaches_the_architecture(folder: Path):
-    built = new_model_config(SIZES, AutoTokenizer.from_pretrained(folder))
+    built = new_model_config(TINY, AutoTokenizer.from_pretrained(folder))
     assert isinstance(built, DeepseekV3Config)
     expected = {
         "num_hidden_layers": 3,
@@ -99,8 +82,8 @@ def test_the_saved_configuration_tells_an_engine_which_router_it_is(folder: Path
 
 
 def test_the_seed_alone_decides_a_deepseeks_weights(folder: Path, tmp_path: Path):
-    create_model(SIZES, tmp_path / "same", alphabet=ALPHABET, seed=5)
-    create_model(SIZES, tmp_path / "other", alphabet=ALPHABET, seed=6)
+    create_model(TINY, tmp_path / "same", alphabet=ALPHABET, seed=5)
+    create_model(TINY, tmp_path / "other", alphabet=ALPHABET, seed=6)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "same" / name).read_bytes() == (folder / name).read_bytes()
     weights = (folder / "model.safetensors").read_bytes()
@@ -109,7 +92,7 @@ def test_the_seed_alone_decides_a_deepseeks_weights(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("query_rank", [None, 12])
 def test_a_reloaded_deepseek_computes_the_same_logits(tmp_path: Path, query_rank: int | None):
-    sizes = SIZES.model_copy(update={"query_rank": query_rank, "shared_experts": 2})
+    sizes = TINY.model_copy(update={"query_rank": query_rank, "shared_experts": 2})
     create_model(sizes, tmp_path, alphabet=ALPHABET, seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -1,6 +1,5 @@
 """Tests for grpo/taught_policy.py on the GPU: training steps; the bodies run on the CPU as well."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -44,13 +43,8 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Models
 
 
 @pytest.fixture(autouse=True)
-def _learners_settings() -> Iterator[None]:
-    """Those of a learner's process; they are put back, as the process is not ours."""
-    threads = torch.get_num_threads()
+def _learners_settings() -> None:
     use_deterministic_kernels(threads=1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=False)
 
 
 @torch.no_grad()

@@ -56,3 +56,12 @@ def test_a_row_has_the_mean_its_interval_and_the_extremes():
     gaps = [LossGap(bfloat16=2.0, low=low) for low in (2.002, 2.004, 2.006)]
     # Mean 0.2 %, standard deviation 0.1 %, t with 2 degrees of freedom 4.303: +- 0.248 %.
     assert line("arm", gaps) == ("arm: +0.20% (-0.05% to +0.45%), of single seeds +0.10% to +0.30%")
+
+
+def test_more_steps_than_there_are_texts_for_are_refused():
+    from measure_fp8_loss import TOKENS, step_batches
+
+    encoded = [tuple(range(2, 258))] * 16  # 256 tokens each: two batches
+    assert len(step_batches(encoded, steps=2)) == 16 * 256 // TOKENS == 2
+    with pytest.raises(SystemExit, match="the texts last for 2; take fewer"):
+        step_batches(encoded, steps=3)
