@@ -59,9 +59,9 @@ without the pipeline, and spill registers."""
 def step_operands(
     a_ptrs: tl.tensor,
     b_ptrs: tl.tensor,
-    k: tl.tensor,
+    k: tl.tensor | int,
     K: tl.tensor,
-    WHOLE: tl.constexpr,
+    WHOLE: tl.constexpr | bool,
     SIDE: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
