@@ -67,7 +67,7 @@ def grouped_matmul_kernel(
     b_scale_ptrs = b_scales_ptr + (expert * tiles_n + tile_n) * tiles_k
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for k in range(tiles_k):
-        a, b = step_operands(a_ptrs, b_ptrs, k, K, WHOLE, SIDE, INTERP)
+        a, b = step_operands(a_ptrs, b_ptrs, k, K, WHOLE, SIDE, INTERP)  # pyright: ignore[reportArgumentType]
         a_scale = tl.load(a_scales_ptr + k * T + read_rows)
         scale = a_scale[:, None] * tl.load(b_scale_ptrs + k)
         # A dot that adds to `total` itself would keep the tensor cores' 14 bits over all of K.
@@ -108,7 +108,7 @@ def grouped_weight_gradient_kernel(
     x_ptrs = x_ptr + read_columns[None, :].to(tl.int64) * P + inner[:, None]
     total = tl.zeros((HEIGHT, WIDTH), dtype=tl.float32)
     for t in range(first, last):
-        dy, x = step_operands(dy_ptrs, x_ptrs, t, P, True, SIDE, INTERP)
+        dy, x = step_operands(dy_ptrs, x_ptrs, t, P, True, SIDE, INTERP)  # pyright: ignore[reportArgumentType]
         dy_scale = tl.load(dy_scales_ptr + t * N + read_rows)
         x_scale = tl.load(x_scales_ptr + t * K + read_columns)
         # One after the other: their outer product would take registers of its own.

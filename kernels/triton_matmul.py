@@ -59,9 +59,9 @@ without the pipeline, and spill registers."""
 def step_operands(
     a_ptrs: tl.tensor,
     b_ptrs: tl.tensor,
-    k: tl.tensor | int,
+    k: tl.tensor,
     K: tl.tensor,
-    WHOLE: tl.constexpr | bool,
+    WHOLE: tl.constexpr,
     SIDE: tl.constexpr,
     INTERP: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
